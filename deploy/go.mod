@@ -1,0 +1,3 @@
+module example.com/auditlog/deploy
+
+go 1.26.0

@@ -1,0 +1,71 @@
+// Package natsconn connects a service to NATS as its settings say: URL, credentials file, certificate authority.
+package natsconn
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"example.com/auditlog/pkg/service/settings"
+)
+
+// DefaultURL is where the local stack listens.
+const DefaultURL = "nats://127.0.0.1:4222"
+
+// reconnectWait is the pause between attempts to reconnect; nats.go adds jitter to it.
+const reconnectWait = 250 * time.Millisecond
+
+// Config says which NATS to talk to.
+type Config struct {
+	// URL is one or, separated by commas, several server URLs (AUDIT_NATS_URL).
+	URL string
+	// Creds is the path of a NATS credentials file (AUDIT_NATS_CREDS); empty for none.
+	Creds string
+	// CA is the path of a PEM file with the authorities to trust (AUDIT_NATS_CA); empty for the system's.
+	CA string
+}
+
+// FromSettings reads the AUDIT_NATS_* variables.
+func FromSettings(r *settings.Reader) Config {
+	return Config{
+		URL:   r.String("AUDIT_NATS_URL", DefaultURL),
+		Creds: r.File("AUDIT_NATS_CREDS"),
+		CA:    r.File("AUDIT_NATS_CA"),
+	}
+}
+
+// Connect opens a connection that reconnects for ever. The first attempt must succeed, so that a wrong URL is an error at
+// start and not a log line. The caller closes it.
+func Connect(cfg Config, name string, log *slog.Logger, extra ...nats.Option) (*nats.Conn, error) {
+	opts := []nats.Option{
+		nats.Name(name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(reconnectWait),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("NATS connection lost, reconnecting", slog.Any("error", err))
+			}
+		}),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("NATS connection back", slog.String("server", c.ConnectedServerName())) }),
+		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
+			subject := ""
+			if s != nil {
+				subject = s.Subject
+			}
+			log.Warn("NATS reported an error", slog.Any("error", err), slog.String("subject", subject))
+		}),
+	}
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	if cfg.CA != "" {
+		opts = append(opts, nats.RootCAs(cfg.CA))
+	}
+	nc, err := nats.Connect(cfg.URL, append(opts, extra...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS (AUDIT_NATS_URL): %w", err)
+	}
+	return nc, nil
+}
