@@ -1,0 +1,203 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Stack is a running NATS and ClickHouse. Its methods may be called from any goroutine.
+type Stack struct {
+	opts       Options
+	dir        string
+	lock       *flock.Flock
+	clickhouse supervisor
+
+	natsMu sync.Mutex
+	nats   *server.Server // nil while stopped
+}
+
+// Start runs NATS and ClickHouse on opts.Dir and returns when both can be used. What an earlier
+// stack stored there is served again. ctx bounds the start only; end the stack with Close.
+//
+// It fails with a *[PortError] when a wished port is taken, and when another stack has the folder,
+// no ClickHouse can be found or installed, or an engine does not come up.
+func Start(ctx context.Context, opts Options) (*Stack, error) {
+	opts = opts.withDefaults()
+	if opts.Dir == "" {
+		return nil, errors.New("start stack: Options.Dir is empty: name a data folder")
+	}
+	dir, err := filepath.Abs(opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("start stack: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("make data folder: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stack{opts: opts, dir: dir, lock: lock}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Stack) start(ctx context.Context) error {
+	engine, err := EnsureEngine(ctx, s.opts.Progress)
+	if err != nil {
+		return err
+	}
+	if err := s.choosePorts(); err != nil {
+		return err
+	}
+	s.clickhouse.launcher = launcher{
+		engine: engine, paths: clickHousePaths(s.dir), log: s.opts.OpsLog,
+		port: s.opts.ClickHousePort, httpPort: s.opts.ClickHouseHTTPPort,
+	}
+	s.clickhouse.failed = make(chan error, 1)
+	s.opts.Progress(fmt.Sprintf("starting NATS on port %d", s.opts.NATSPort))
+	if err := s.StartNATS(); err != nil {
+		return err
+	}
+	s.opts.Progress(fmt.Sprintf("starting ClickHouse on ports %d and %d", s.opts.ClickHousePort, s.opts.ClickHouseHTTPPort))
+	return s.StartClickHouse(ctx)
+}
+
+// choosePorts checks the wished ports before anything starts, and picks the others.
+func (s *Stack) choosePorts() error {
+	var errs []error
+	for _, p := range []struct {
+		port           *int
+		wanted, change string
+	}{
+		{&s.opts.NATSPort, "NATS", EnvNATSPort},
+		{&s.opts.ClickHousePort, "ClickHouse", EnvClickHousePort},
+		{&s.opts.ClickHouseHTTPPort, "ClickHouse over HTTP", EnvClickHouseHTTPPort},
+	} {
+		var err error
+		if *p.port == 0 {
+			*p.port, err = freePort()
+		} else {
+			err = checkPort(*p.port, p.wanted, p.change)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Close stops ClickHouse, then NATS, and gives the data folder back. It waits for both; a
+// ClickHouse that does not stop in time is killed and reported. Calling it again does nothing.
+func (s *Stack) Close() error {
+	err := s.StopClickHouse()
+	s.StopNATS()
+	if unlockErr := s.lock.Unlock(); unlockErr != nil {
+		err = errors.Join(err, fmt.Errorf("unlock data folder: %w", unlockErr))
+	}
+	return err
+}
+
+// Failed returns a channel that receives one error when ClickHouse died and restarting it did not
+// help. The stack still has to be closed.
+func (s *Stack) Failed() <-chan error { return s.clickhouse.failed }
+
+// Dir is the absolute path of the data folder.
+func (s *Stack) Dir() string { return s.dir }
+
+// Engine says which ClickHouse runs.
+func (s *Stack) Engine() Engine { return s.clickhouse.engine }
+
+// NATSPort is the port NATS listens on, on 127.0.0.1.
+func (s *Stack) NATSPort() int { return s.opts.NATSPort }
+
+// ClickHousePort is the port of ClickHouse's native protocol, on 127.0.0.1.
+func (s *Stack) ClickHousePort() int { return s.opts.ClickHousePort }
+
+// ClickHouseHTTPPort is the port of ClickHouse's HTTP interface, on 127.0.0.1.
+func (s *Stack) ClickHouseHTTPPort() int { return s.opts.ClickHouseHTTPPort }
+
+// NATSURL is the value for AUDIT_NATS_URL.
+func (s *Stack) NATSURL() string { return "nats://" + address(s.opts.NATSPort) }
+
+// ClickHouseURL is the value for AUDIT_CLICKHOUSE_URL. It names the database audit, which exists
+// once the ingester has migrated it.
+func (s *Stack) ClickHouseURL() string {
+	return "clickhouse://" + address(s.opts.ClickHousePort) + "/audit"
+}
+
+// ClickHouseHTTPURL is the base address of ClickHouse's HTTP interface.
+func (s *Stack) ClickHouseHTTPURL() string { return "http://" + address(s.opts.ClickHouseHTTPPort) }
+
+// StartNATS starts NATS again after StopNATS, on the same port and data. It does nothing while NATS
+// runs.
+func (s *Stack) StartNATS() error {
+	s.natsMu.Lock()
+	defer s.natsMu.Unlock()
+	if s.nats != nil {
+		return nil
+	}
+	began := time.Now()
+	srv, err := startNATS(s.dir, s.opts.NATSPort, s.opts.OpsLog)
+	if err != nil {
+		return err
+	}
+	s.nats = srv
+	s.opts.OpsLog.Info("nats is ready", slog.Int("port", s.opts.NATSPort), slog.Duration("took", time.Since(began)))
+	return nil
+}
+
+// StopNATS cuts all connections and stops the server. It does nothing when NATS is stopped.
+func (s *Stack) StopNATS() {
+	s.natsMu.Lock()
+	defer s.natsMu.Unlock()
+	if s.nats == nil {
+		return
+	}
+	s.nats.Shutdown()
+	s.nats.WaitForShutdown()
+	s.nats = nil
+	s.opts.OpsLog.Info("nats has stopped")
+}
+
+// StartClickHouse starts ClickHouse again after StopClickHouse or KillClickHouse, on the same ports
+// and data, and returns when it can be used.
+func (s *Stack) StartClickHouse(ctx context.Context) error { return s.clickhouse.start(ctx) }
+
+// StopClickHouse ends ClickHouse in order; it stays down until StartClickHouse. It does nothing
+// when ClickHouse is stopped.
+func (s *Stack) StopClickHouse() error {
+	return s.clickhouse.stop(func(c *child) error { return c.stop(clickHouseStopTimeout) })
+}
+
+// KillClickHouse ends ClickHouse with SIGKILL; it stays down until StartClickHouse.
+func (s *Stack) KillClickHouse() error {
+	return s.clickhouse.stop(func(c *child) error { c.kill(); return nil })
+}
+
+// CrashClickHouse ends ClickHouse with SIGKILL as an accident would: it is started again at once.
+func (s *Stack) CrashClickHouse() error { return s.clickhouse.signal(syscall.SIGKILL) }
+
+// PauseClickHouse freezes ClickHouse (SIGSTOP): its connections stay open and nothing answers.
+func (s *Stack) PauseClickHouse() error { return s.clickhouse.signal(syscall.SIGSTOP) }
+
+// ResumeClickHouse ends a pause.
+func (s *Stack) ResumeClickHouse() error { return s.clickhouse.signal(syscall.SIGCONT) }
+
+// ClickHousePID is the process id of the running ClickHouse, 0 when there is none.
+func (s *Stack) ClickHousePID() int {
+	if c := s.clickhouse.child(); c != nil {
+		return c.pid
+	}
+	return 0
+}
