@@ -1,0 +1,88 @@
+# Everything a contributor runs. `make run` and `make test` need Go, npm and make; they fetch the rest themselves.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+MODULES  := pkg/events pkg/service services/ingester services/query deploy deploy/auditlog
+PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+GOFLAGS_BUILD := -trimpath
+export CGO_ENABLED ?= 0
+
+LINT_VERSION := v2.15.0
+LINT := .tools/golangci-lint-$(LINT_VERSION)
+
+TEST_TIMEOUT ?= 15m
+FUZZ_TIME    ?= 20s
+CHAOS_TIME   ?= 2m
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: bin/auditlog ## Run the whole system here: NATS, ClickHouse, ingester, query service (data in .data/)
+	@exec bin/auditlog
+
+.PHONY: deps
+deps: bin/auditlog ## Run NATS and ClickHouse alone, for running the services by hand
+	@exec bin/auditlog --deps-only
+
+.PHONY: demo
+demo: bin/auditlog bin/publish ## Publish a generated day of a fictional company to the running system, or FILE=x.ndjson[.gz]
+	@bin/auditlog demo $(if $(FILE),"$(FILE)")
+
+.PHONY: build
+build: bin/ingester bin/query bin/publish bin/auditlog ## Build bin/ingester, bin/query, bin/publish and bin/auditlog
+
+# Go knows best what is out of date.
+.PHONY: bin/ingester bin/query bin/publish bin/auditlog
+bin/ingester: ; @go build $(GOFLAGS_BUILD) -o $@ ./services/ingester
+bin/query:    ; @go build $(GOFLAGS_BUILD) -o $@ ./services/query
+bin/publish:  ; @go build $(GOFLAGS_BUILD) -o $@ ./pkg/events/cmd/publish
+bin/auditlog: ; @go build $(GOFLAGS_BUILD) -o $@ ./deploy/auditlog
+
+.PHONY: engine
+engine: bin/auditlog ## Install the ClickHouse engine for the local stack and the tests (npm ci)
+	@bin/auditlog --install-only
+
+.PHONY: test
+test: engine ## Run every test, on real NATS and real ClickHouse
+	go test -timeout $(TEST_TIMEOUT) $(PACKAGES)
+
+.PHONY: race
+race: engine ## The same tests under the race detector
+	CGO_ENABLED=1 go test -race -timeout 30m $(PACKAGES)
+
+.PHONY: lint
+lint: $(LINT) ## Vet, static analysis, formatting, tidy module files
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(CURDIR)/$(LINT) run ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "go.mod of $$m is not tidy: run make tidy"; exit 1; }; done
+
+$(LINT):
+	@mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv .tools/golangci-lint $@
+
+.PHONY: tidy
+tidy: ## Tidy every module and format every file
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
+	gofmt -w $(MODULES)
+
+.PHONY: fuzz
+fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' $(MODULES) | while read -r f; do \
+	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$f | cut -c6-); do \
+	    echo "fuzz $$t ($$(dirname $$f))"; go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZ_TIME) ./$$(dirname $$f) || exit 1; \
+	  done; done
+
+.PHONY: up
+up: ## Run the system in containers and wait until it is ready
+	docker compose up -d --build --wait
+
+.PHONY: down
+down: ## Stop the containers; the data volumes stay
+	docker compose down
+
+.PHONY: clean
+clean: ## Remove what was built; .data/ stays
+	rm -rf bin .tools
