@@ -78,7 +78,7 @@ func (l *launcher) command() (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, config, "--path="+l.paths.data, "--query", engineQuery)
+	cmd := exec.Command(self, config, "--path="+l.paths.data, "--log-level=warning", "--query", engineQuery)
 	cmd.Args[0] = "auditlog-clickhouse" // what ps shows
 	cmd.Env = append(os.Environ(), envEngineHost+"="+l.engine.Lib)
 	cmd.Dir = l.paths.data

@@ -28,7 +28,8 @@ func clickHousePaths(dir string) chPaths {
 }
 
 // configXML is what the stack itself decides; everything else is in the embedded files that
-// ClickHouse merges over it. %[5]s tells our own server from a stranger on the same port.
+// ClickHouse merges over it. A stop waits a second, not five, for connections that clients keep
+// open. %[5]s tells our own server from a stranger on the same port.
 const configXML = `<clickhouse>
     <path>%[1]s/</path>
     <tmp_path>%[1]s/tmp/</tmp_path>
@@ -38,6 +39,7 @@ const configXML = `<clickhouse>
     <listen_host>127.0.0.1</listen_host>
     <tcp_port>%[3]d</tcp_port>
     <http_port>%[4]d</http_port>
+    <shutdown_wait_unfinished>1</shutdown_wait_unfinished>
     <macros><stack>%[5]s</stack></macros>
 </clickhouse>
 `

@@ -1,11 +1,11 @@
 package stack
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -31,25 +31,53 @@ func startNATS(dir string, port int, log *slog.Logger) (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up NATS: %w", err)
 	}
-	srv.SetLoggerV2(natsLog{log}, false, false, false)
+	fatal := make(chan string, 1)
+	srv.SetLoggerV2(natsLog{log, fatal}, false, false, false)
 	go srv.Start()
-	if !srv.ReadyForConnections(natsReadyTimeout) {
+	if err := waitNATS(srv, fatal); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, errors.New("start NATS: not ready after " + natsReadyTimeout.String() + "; see the log for its reason")
+		return nil, err
 	}
 	return srv, nil
 }
 
+// waitNATS returns when clients can connect, or with the reason why they never will.
+func waitNATS(srv *server.Server, fatal <-chan string) error {
+	for deadline := time.Now().Add(natsReadyTimeout); time.Now().Before(deadline); {
+		if srv.ReadyForConnections(50 * time.Millisecond) {
+			return nil
+		}
+		select {
+		case reason := <-fatal:
+			return fmt.Errorf("start NATS: %s", reason)
+		default:
+		}
+	}
+	return fmt.Errorf("start NATS: not ready after %s", natsReadyTimeout)
+}
+
 // natsLog writes what the server says as attributes of our log; its notices are debug lines here.
-type natsLog struct{ log *slog.Logger }
+type natsLog struct {
+	log   *slog.Logger
+	fatal chan<- string // takes the first reason to give up
+}
 
 func (l natsLog) Noticef(format string, v ...any) { l.log.Debug("nats", says(format, v)) }
 func (l natsLog) Warnf(format string, v ...any)   { l.log.Warn("nats", says(format, v)) }
-func (l natsLog) Fatalf(format string, v ...any)  { l.log.Error("nats", says(format, v)) }
 func (l natsLog) Errorf(format string, v ...any)  { l.log.Error("nats", says(format, v)) }
 func (l natsLog) Debugf(format string, v ...any)  { l.log.Debug("nats", says(format, v)) }
 func (l natsLog) Tracef(format string, v ...any)  { l.log.Debug("nats", says(format, v)) }
+
+// Fatalf must not end the program, as the server's own logger would: the start returns the reason.
+func (l natsLog) Fatalf(format string, v ...any) {
+	reason := says(format, v)
+	l.log.Error("nats", reason)
+	select {
+	case l.fatal <- reason.Value.String():
+	default:
+	}
+}
 
 func says(format string, v []any) slog.Attr {
 	return slog.String("says", strings.TrimSpace(fmt.Sprintf(format, v...)))

@@ -35,6 +35,44 @@ func (e *PortError) Error() string {
 
 func (e *PortError) Unwrap() error { return e.Err }
 
+// choosePorts checks the wished ports before anything starts, and picks the others.
+func choosePorts(o *Options) error {
+	var errs []error
+	taken := map[int]string{}
+	for _, p := range []struct {
+		port             *int
+		wanted, variable string
+	}{
+		{&o.NATSPort, "NATS", EnvNATSPort},
+		{&o.ClickHousePort, "ClickHouse", EnvClickHousePort},
+		{&o.ClickHouseHTTPPort, "ClickHouse over HTTP", EnvClickHouseHTTPPort},
+	} {
+		err := choosePort(p.port, p.wanted, p.variable, taken)
+		errs = append(errs, err)
+		taken[*p.port] = p.wanted
+	}
+	return errors.Join(errs...)
+}
+
+func choosePort(port *int, wanted, variable string, taken map[int]string) error {
+	if *port != 0 {
+		if other, ok := taken[*port]; ok {
+			return &PortError{Port: *port, For: wanted, Variable: variable, Err: fmt.Errorf("it is the port for %s too", other)}
+		}
+		return checkPort(*port, wanted, variable)
+	}
+	for {
+		free, err := freePort()
+		if err != nil {
+			return err
+		}
+		if _, ok := taken[free]; !ok {
+			*port = free
+			return nil
+		}
+	}
+}
+
 // checkPort reports whether port can be listened on.
 func checkPort(port int, wanted, variable string) error {
 	l, err := net.Listen("tcp", address(port))

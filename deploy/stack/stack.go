@@ -59,13 +59,14 @@ func (s *Stack) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.choosePorts(); err != nil {
+	if err := choosePorts(&s.opts); err != nil {
 		return err
 	}
 	s.clickhouse.launcher = launcher{
 		engine: engine, paths: clickHousePaths(s.dir), log: s.opts.OpsLog,
 		port: s.opts.ClickHousePort, httpPort: s.opts.ClickHouseHTTPPort,
 	}
+	s.clickhouse.pause = firstBackoff
 	s.clickhouse.failed = make(chan error, 1)
 	s.opts.Progress(fmt.Sprintf("starting NATS on port %d", s.opts.NATSPort))
 	if err := s.StartNATS(); err != nil {
@@ -73,28 +74,6 @@ func (s *Stack) start(ctx context.Context) error {
 	}
 	s.opts.Progress(fmt.Sprintf("starting ClickHouse on ports %d and %d", s.opts.ClickHousePort, s.opts.ClickHouseHTTPPort))
 	return s.StartClickHouse(ctx)
-}
-
-// choosePorts checks the wished ports before anything starts, and picks the others.
-func (s *Stack) choosePorts() error {
-	var errs []error
-	for _, p := range []struct {
-		port           *int
-		wanted, change string
-	}{
-		{&s.opts.NATSPort, "NATS", EnvNATSPort},
-		{&s.opts.ClickHousePort, "ClickHouse", EnvClickHousePort},
-		{&s.opts.ClickHouseHTTPPort, "ClickHouse over HTTP", EnvClickHouseHTTPPort},
-	} {
-		var err error
-		if *p.port == 0 {
-			*p.port, err = freePort()
-		} else {
-			err = checkPort(*p.port, p.wanted, p.change)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // Close stops ClickHouse, then NATS, and gives the data folder back. It waits for both; a

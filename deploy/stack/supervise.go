@@ -24,64 +24,76 @@ var errNotRunning = errors.New("ClickHouse is not running")
 // supervisor keeps one ClickHouse running between start and stop.
 type supervisor struct {
 	launcher
+	pause  time.Duration // before the first restart in a row
+	failed chan error    // receives once, when restarts did not help
+
+	op      sync.Mutex         // held for a whole start or stop
+	cancel  context.CancelFunc // ends watch; nil when stopped; owned by op
+	watched chan struct{}      // closed when watch has returned; owned by op
 
 	mu      sync.Mutex
-	current *child             // nil when ClickHouse is not meant to run
-	cancel  context.CancelFunc // ends watch
-	watched chan struct{}      // closed when watch has returned
-	failed  chan error         // receives once, when restarts did not help
+	current *child // nil when ClickHouse is not meant to run
 }
 
 // start launches ClickHouse and watches over it.
 func (s *supervisor) start(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.op.Lock()
+	defer s.op.Unlock()
 	if s.cancel != nil {
-		return errors.New("ClickHouse is running already")
+		return errors.New("start ClickHouse: it was not stopped")
 	}
 	c, err := s.launch(ctx)
 	if err != nil {
 		return err
 	}
-	s.current = c
+	s.setChild(c)
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel, s.watched = cancel, make(chan struct{})
-	go s.watch(watchCtx, s.watched)
+	go s.watch(watchCtx, c, s.watched)
 	return nil
 }
 
 // watch restarts ClickHouse whenever it dies, until ctx ends or restarts do not help.
-func (s *supervisor) watch(ctx context.Context, done chan<- struct{}) {
+func (s *supervisor) watch(ctx context.Context, c *child, done chan<- struct{}) {
 	defer close(done)
-	restarts, backoff := 0, firstBackoff
-	for {
-		c := s.child()
+	r := retry{pause: s.pause}
+	for c != nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.exited:
 		}
-		if time.Since(c.began) > steadyAfter {
-			restarts, backoff = 0, firstBackoff
-		}
 		s.log.Error("clickhouse died", slog.Int("pid", c.pid), slog.String("ending", c.ending()), slog.String("log", s.paths.log))
-		for next := (*child)(nil); next == nil; {
-			if restarts++; restarts > maxRestarts {
-				s.giveUp()
-				return
-			}
-			if !sleep(ctx, backoff) {
-				return
-			}
-			backoff = min(2*backoff, maxBackoff)
-			var err error
-			if next, err = s.launch(ctx); err != nil {
-				s.log.Error("restart clickhouse", slog.Int("attempt", restarts), slog.Any("error", err))
-				continue
-			}
-			s.setChild(next)
+		if time.Since(c.began) > steadyAfter {
+			r = retry{pause: s.pause}
 		}
+		c = s.revive(ctx, &r)
 	}
+}
+
+// retry counts the restarts in a row.
+type retry struct {
+	count int
+	pause time.Duration
+}
+
+// revive launches ClickHouse anew. It returns nil when ctx ended or the last restart failed.
+func (s *supervisor) revive(ctx context.Context, r *retry) *child {
+	for r.count < maxRestarts {
+		r.count++
+		if !sleep(ctx, r.pause) {
+			return nil
+		}
+		r.pause = min(2*r.pause, maxBackoff)
+		c, err := s.launch(ctx)
+		if err == nil {
+			s.setChild(c)
+			return c
+		}
+		s.log.Error("restart clickhouse", slog.Int("attempt", r.count), slog.Any("error", err))
+	}
+	s.giveUp()
+	return nil
 }
 
 func (s *supervisor) giveUp() {
@@ -93,17 +105,16 @@ func (s *supervisor) giveUp() {
 	}
 }
 
-// stop ends the watch, then the process by end. It does nothing when ClickHouse is not running.
+// stop ends the watch, then the process by end. It does nothing when ClickHouse is stopped.
 func (s *supervisor) stop(end func(*child) error) error {
-	s.mu.Lock()
-	cancel, watched := s.cancel, s.watched
-	s.cancel = nil
-	s.mu.Unlock()
-	if cancel == nil {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if s.cancel == nil {
 		return nil
 	}
-	cancel()
-	<-watched
+	s.cancel()
+	<-s.watched // nobody starts another one from here on
+	s.cancel = nil
 	c := s.child()
 	s.setChild(nil)
 	return end(c)
