@@ -1,0 +1,98 @@
+package policy
+
+import (
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/ast"
+	xast "github.com/cedar-policy/cedar-go/x/exp/ast"
+	xeval "github.com/cedar-policy/cedar-go/x/exp/eval"
+	"github.com/google/uuid"
+
+	"example.com/auditlog/services/query/internal/policy/predicate"
+)
+
+// plan is what the policies for ReadEvent come down to for one request.
+type plan struct {
+	tenant  uuid.UUID
+	ents    *entities
+	context cedar.Record
+	parts   []part
+	// dropped are the policies that cannot apply to any row of this request.
+	dropped []string
+	// body is the condition beside the tenant's: rows that are permitted and not forbidden.
+	body *predicate.Cond
+}
+
+// part is one policy as far as it still depends on the row.
+type part struct {
+	rule     *rule
+	residual *xast.Policy
+	rail     rail
+	gaps     []gap
+}
+
+// planRows evaluates the policies for ReadEvent with everything known but the row. The row is unknown as a whole: a stand-in entity with
+// unknown attributes would let partial evaluation decide `resource == X` or a missing attribute, and drop a forbid that is alive.
+func planRows(rules ruleSet, ents *entities, r *Request) *plan {
+	p := &plan{tenant: r.Tenant, ents: ents, context: cedar.NewRecord(rowContext(r.Now, r.SourceIP))}
+	env := xeval.Env{
+		Entities:  ents,
+		Principal: ents.key.UID,
+		Action:    readEvent.uid(),
+		Resource:  xeval.Variable("resource"),
+		Context:   p.context,
+	}
+	for _, ru := range rules.each() {
+		residual, keep := xeval.PartialPolicy(env, (*xast.Policy)(ru.policy.AST()))
+		if !keep {
+			p.dropped = append(p.dropped, ru.id)
+			continue
+		}
+		tr := &translator{}
+		rail := tr.bool(xeval.PolicyToNode(residual).AsIsNode())
+		p.parts = append(p.parts, part{rule: ru, residual: residual, rail: rail, gaps: tr.gaps})
+	}
+	p.body = p.combine().Fold(predicate.Known{Values: map[predicate.Column][]string{predicate.TenantID: {r.Tenant.String()}}})
+	return p
+}
+
+// combine is "some permit holds, and every forbid is known not to": a forbid that fails to evaluate hides the row.
+func (p *plan) combine() *predicate.Cond {
+	var permits, forbids []*predicate.Cond
+	for i := range p.parts {
+		if p.parts[i].rule.forbids() {
+			forbids = append(forbids, p.parts[i].rail.n)
+		} else {
+			permits = append(permits, p.parts[i].rail.t)
+		}
+	}
+	return predicate.And(append([]*predicate.Cond{predicate.Or(permits...)}, forbids...)...)
+}
+
+// cond is the whole condition: the tenant's own term is never left to a policy.
+func (p *plan) cond() *predicate.Cond {
+	return predicate.And(predicate.Equal(predicate.TenantID, p.tenant.String()), p.body)
+}
+
+// where is the condition as SQL. Should nothing be visible, the tenant's term is there all the same.
+func (p *plan) where() (string, map[string]any) {
+	tenant := predicate.Equal(predicate.TenantID, p.tenant.String())
+	if p.body.IsFalse() {
+		text, args := predicate.SQL(tenant, paramPrefix)
+		return text + " AND false", args
+	}
+	return predicate.SQL(p.cond(), paramPrefix)
+}
+
+// paramPrefix keeps the parameters of the condition apart from those of filters.
+const paramPrefix = "az"
+
+// compiled is what is left of the policies, ready to decide single rows.
+func (p *plan) compiled() ruleSet {
+	out := make([]*rule, len(p.parts))
+	for i := range p.parts {
+		c := *p.parts[i].rule
+		c.policy = cedar.NewPolicyFromAST((*ast.Policy)(p.parts[i].residual))
+		out[i] = &c
+	}
+	return ruleSet{out}
+}
