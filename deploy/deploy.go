@@ -6,17 +6,19 @@ package deploy
 
 import "embed"
 
-// Files holds nats/server.conf, clickhouse/config.d, clickhouse/users.d and the npm package of the
+// Files holds nats/server.conf, the ClickHouse settings and users, and the npm package of the
 // ClickHouse engine under engine/, by their paths below this folder.
 //
-//go:embed nats/server.conf clickhouse/config.d/*.xml clickhouse/users.d/*.xml
+//go:embed nats/server.conf clickhouse/config.d/*.xml clickhouse/users.d/*.xml clickhouse/analyst.xml.example
 //go:embed engine/package.json engine/package-lock.json engine/.npmrc
 var Files embed.FS
 
 // Paths within Files.
 const (
-	NATSConfig       = "nats/server.conf"
-	ClickHouseConfig = "clickhouse/config.d/audit.xml"
-	ClickHouseUsers  = "clickhouse/users.d/audit.xml"
-	EngineDir        = "engine"
+	NATSConfig         = "nats/server.conf"
+	ClickHouseConfig   = "clickhouse/config.d/audit.xml"
+	ClickHouseUsers    = "clickhouse/users.d/audit.xml"
+	ClickHouseServices = "clickhouse/users.d/services.xml"
+	AnalystExample     = "clickhouse/analyst.xml.example"
+	EngineDir          = "engine"
 )

@@ -102,11 +102,11 @@ func TestRestartsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.clickhouse.pause = time.Millisecond
 	if err := s.KillClickHouse(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.StartClickHouse(t.Context()); err != nil { // takes the shorter pause over
+	s.clickhouse.pause = time.Millisecond // nobody reads it while ClickHouse is down
+	if err := s.StartClickHouse(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	breakServer(t, dir)
