@@ -65,6 +65,7 @@ var classes = []class{
 	{code: 439, name: "CANNOT_SCHEDULE_TASK", transient: true},
 	{code: 473, name: "DEADLOCK_AVOIDED", transient: true},
 	{code: 745, name: "SERVER_OVERLOADED", transient: true, refused: true},
+	{code: 774, name: "TABLE_IS_PERMANENTLY_READ_ONLY", transient: true, refused: true},
 	{code: 999, name: "KEEPER_EXCEPTION", transient: true},
 	{code: 1000, name: "POCO_EXCEPTION", transient: true},
 	{code: 1001, name: "STD_EXCEPTION", transient: true},

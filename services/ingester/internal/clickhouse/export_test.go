@@ -1,0 +1,46 @@
+package clickhouse
+
+import (
+	"context"
+	"log/slog"
+)
+
+// Doors for the tests of this package.
+var (
+	Statements     = statements
+	Classify       = classify
+	ClassifyInsert = classifyInsert
+)
+
+// ListedClass is one line of the table of exceptions.
+type ListedClass struct {
+	Code               int32
+	Name               string
+	Transient, Refused bool
+}
+
+// ListedClasses is the table of exceptions.
+func ListedClasses() []ListedClass {
+	out := make([]ListedClass, len(classes))
+	for i, c := range classes {
+		out[i] = ListedClass{c.code, c.name, c.transient, c.refused}
+	}
+	return out
+}
+
+// ColumnTypes lists what an insert sends, in order: name and type.
+func ColumnTypes() (out [][2]string) {
+	for _, c := range new(Columns).input() {
+		out = append(out, [2]string{c.Name, string(c.Data.Type())})
+	}
+	return out
+}
+
+// MigrateTo runs the program's migrations and then the given statements, one version each.
+func (s *Store) MigrateTo(ctx context.Context, more ...string) error {
+	todo := migrations()
+	for _, sql := range more {
+		todo = append(todo, migration{version: todo[len(todo)-1].version + 1, name: "more", sql: statements(sql)})
+	}
+	return migrate(ctx, s.opts, slog.New(slog.DiscardHandler), todo)
+}
