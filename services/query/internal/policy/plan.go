@@ -7,6 +7,7 @@ import (
 	xeval "github.com/cedar-policy/cedar-go/x/exp/eval"
 	"github.com/google/uuid"
 
+	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/policy/predicate"
 )
 
@@ -95,4 +96,16 @@ func (p *plan) compiled() ruleSet {
 		out[i] = &c
 	}
 	return ruleSet{out}
+}
+
+// authorize decides one row with Cedar and the rules given.
+func (p *plan) authorize(rules ruleSet, e *audit.Event) bool {
+	ent := eventEntity(p.tenant, e)
+	decision, diag := cedar.Authorize(rules, p.ents.withEvent(ent), cedar.Request{
+		Principal: p.ents.key.UID,
+		Action:    readEvent.uid(),
+		Resource:  ent.UID,
+		Context:   p.context,
+	})
+	return decision == cedar.Allow && !forbidFailed(rules, diag)
 }

@@ -67,14 +67,7 @@ func (s Scope) Permits(e *audit.Event) (ok bool) {
 
 func (st *scopeState) permits(e *audit.Event) bool {
 	st.once.Do(func() { st.rules = st.plan.compiled() })
-	ent := eventEntity(st.plan.tenant, e)
-	decision, diag := cedar.Authorize(st.rules, st.plan.ents.withEvent(ent), cedar.Request{
-		Principal: st.plan.ents.key.UID,
-		Action:    readEvent.uid(),
-		Resource:  ent.UID,
-		Context:   st.plan.context,
-	})
-	return decision == cedar.Allow && !forbidFailed(st.rules, diag)
+	return st.plan.authorize(st.rules, e)
 }
 
 // forbidFailed says whether a forbid could not be evaluated: Cedar passes over it, we do not.

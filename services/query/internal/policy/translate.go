@@ -53,8 +53,8 @@ func (tr *translator) expression(n xast.IsNode) rail {
 		}
 		return none
 	}
-	if !usesRow(n) {
-		return tr.unknownBool()
+	if tr.lint && !usesRow(n) {
+		return placeholder
 	}
 	switch n := n.(type) {
 	case xast.NodeTypeAnd:
@@ -102,14 +102,6 @@ func (tr *translator) comparison(n xast.IsNode) rail {
 	}
 	return tr.gap("an expression on `resource` that has no SQL equivalent",
 		"compare an attribute of `resource` with ==, !=, <, <=, >, >=, like, has, or KNOWN.contains(resource.x)")
-}
-
-// unknownBool is a Bool without the row in it that has not been evaluated: while linting, some condition that will be true or false.
-func (tr *translator) unknownBool() rail {
-	if !tr.lint {
-		return tr.gap("an expression that partial evaluation left alone", "report this with the policy")
-	}
-	return placeholder
 }
 
 // placeholder stands for a condition known only at the time of a request.
