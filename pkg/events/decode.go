@@ -26,8 +26,11 @@ type Decoder struct {
 	scan    scanner
 	faults  faults
 	scratch []byte
-	seen    uint16
-	tenant  uuid.UUID
+	// seen has the bit of each field that is there.
+	seen uint16
+	// tenant is tenant_id, when tenantRead.
+	tenant     uuid.UUID
+	tenantRead bool
 }
 
 // Bits of Decoder.seen, one for each field.
@@ -57,7 +60,7 @@ var emptyObject = []byte("{}")
 // *ValidationError with every fault and leaves into unspecified. The verdict is a pure function of the arguments, so that a rebuild repeats it.
 func (d *Decoder) Decode(data []byte, tenant uuid.UUID, received time.Time, into *Raw) error {
 	d.decode(data, received, into)
-	if d.seen&bitTenantID != 0 && d.tenant != tenant && d.tenant != uuid.Nil {
+	if d.tenantRead && d.tenant != tenant {
 		d.faults.add(fieldTenantID, ruleMismatch)
 	}
 	return d.faults.err()
@@ -100,7 +103,7 @@ func (r *Raw) Event(tenant uuid.UUID) Event {
 func (d *Decoder) decode(data []byte, received time.Time, into *Raw) {
 	d.scan.reset(data)
 	d.faults.reset()
-	d.scratch, d.seen, d.tenant = d.scratch[:0], 0, uuid.Nil
+	d.scratch, d.seen, d.tenant, d.tenantRead = d.scratch[:0], 0, uuid.Nil, false
 	*into = Raw{Metadata: emptyObject}
 	if !d.object(received, into) {
 		if d.scan.problem != "" {
@@ -170,15 +173,17 @@ func (d *Decoder) notObject() bool {
 }
 
 // member reads the value of one field. It is false when the JSON is broken.
-func (d *Decoder) member(name text, received time.Time, into *Raw) bool {
+func (d *Decoder) member(name text, received time.Time, into *Raw) (ok bool) {
 	if name.escaped {
 		name.raw, _ = d.unescape(name.raw)
 	}
 	switch string(name.raw) {
 	case fieldID:
-		return d.idField(fieldID, bitID, &into.ID)
+		into.ID, _, ok = d.idField(fieldID, bitID)
+		return ok
 	case fieldTenantID:
-		return d.idField(fieldTenantID, bitTenantID, &d.tenant)
+		d.tenant, d.tenantRead, ok = d.idField(fieldTenantID, bitTenantID)
+		return ok
 	case fieldActorID:
 		return d.textField(fieldActorID, bitActorID, &into.ActorID)
 	case fieldActorType:
@@ -197,6 +202,6 @@ func (d *Decoder) member(name text, received time.Time, into *Raw) bool {
 		return d.createdAtField(received, into)
 	}
 	d.faults.add(printable(name.raw), ruleUnknown)
-	_, ok := d.scan.skipValue()
+	_, ok = d.scan.skipValue()
 	return ok
 }

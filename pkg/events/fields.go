@@ -71,17 +71,16 @@ func (d *Decoder) reasoningField(into *Raw) bool {
 	return true
 }
 
-func (d *Decoder) idField(field string, bit uint16, into *uuid.UUID) bool {
+// idField reads a UUID; isUUID is false when a fault has been recorded instead.
+func (d *Decoder) idField(field string, bit uint16) (id uuid.UUID, isUUID, ok bool) {
 	t, valid, ok := d.stringValue(field, bit)
 	if !valid {
-		return ok
+		return uuid.Nil, false, ok
 	}
-	id, isUUID := parseUUID(t.raw, anyCase)
-	if !isUUID {
+	if id, isUUID = parseUUID(t.raw, anyCase); !isUUID {
 		d.faults.add(field, ruleUUID)
 	}
-	*into = id
-	return true
+	return id, isUUID, true
 }
 
 func (d *Decoder) createdAtField(received time.Time, into *Raw) bool {

@@ -50,7 +50,6 @@ func (s *sender) readAll(ctx context.Context, in io.Reader) error {
 	// Reading happens aside, because a terminal or a pipe may never answer and ctx must still be heard.
 	lines := make(chan read)
 	go func() {
-		defer close(lines)
 		for r, err := newLineReader(in); ; {
 			var l line
 			if err == nil {
@@ -105,6 +104,9 @@ func (s *sender) sendLine(ctx context.Context, l line) {
 		return
 	}
 	future, err := s.publisher.PublishAsync(ctx, e)
+	if err != nil && ctx.Err() != nil {
+		return // interrupted: as good as not read
+	}
 	if err != nil {
 		s.failed.Add(1)
 		s.report(l.number, err.Error())
@@ -155,4 +157,3 @@ func (s *sender) summary(took time.Duration) string {
 	return fmt.Sprintf("published %d, duplicates %d, refused lines %d, failed %d, %.2f s, %.0f events/s",
 		s.published.Load(), s.duplicates.Load(), s.refused.Load(), s.failed.Load(), seconds, float64(s.stored())/max(seconds, 1e-6))
 }
-
