@@ -15,10 +15,16 @@ var Files embed.FS
 
 // Paths within Files.
 const (
-	NATSConfig         = "nats/server.conf"
-	ClickHouseConfig   = "clickhouse/config.d/audit.xml"
-	ClickHouseUsers    = "clickhouse/users.d/audit.xml"
+	// NATSConfig is the configuration of the NATS server.
+	NATSConfig = "nats/server.conf"
+	// ClickHouseConfig holds the settings of the ClickHouse server, for its folder config.d.
+	ClickHouseConfig = "clickhouse/config.d/audit.xml"
+	// ClickHouseUsers holds profiles, roles and the default user, for the folder users.d.
+	ClickHouseUsers = "clickhouse/users.d/audit.xml"
+	// ClickHouseServices holds the users of the services, for users.d where they are not local.
 	ClickHouseServices = "clickhouse/users.d/services.xml"
-	AnalystExample     = "clickhouse/analyst.xml.example"
-	EngineDir          = "engine"
+	// AnalystExample is the form of a file for users.d that binds an analyst to a tenant.
+	AnalystExample = "clickhouse/analyst.xml.example"
+	// EngineDir is the folder of the npm package that fetches the ClickHouse engine.
+	EngineDir = "engine"
 )

@@ -6,13 +6,15 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
 )
 
-// child is one run of ClickHouse, from start to exit.
+// child is one run of an engine as a child process, from start to exit.
 type child struct {
+	name   string // what runs, for messages
 	pid    int
 	server bool           // a clickhouse server, stopped by SIGTERM rather than by closing stdin
 	stdin  io.WriteCloser // open for as long as the engine shall live
@@ -30,7 +32,7 @@ func startChild(cmd *exec.Cmd, server bool) (*child, error) {
 		return nil, fmt.Errorf("open a pipe to the child: %w", err)
 	}
 	cmd.SysProcAttr = childAttributes()
-	c := &child{server: server, stdin: stdin, began: time.Now(), exited: make(chan struct{})}
+	c := &child{name: filepath.Base(cmd.Args[0]), server: server, stdin: stdin, began: time.Now(), exited: make(chan struct{})}
 	started := make(chan error, 1)
 	go c.run(cmd, started)
 	if err := <-started; err != nil {
@@ -66,7 +68,7 @@ func (c *child) stop(timeout time.Duration) error {
 		return nil
 	case <-time.After(timeout):
 		c.kill()
-		return fmt.Errorf("ClickHouse (pid %d) did not stop within %s and was killed", c.pid, timeout)
+		return fmt.Errorf("%s (pid %d) did not stop within %s and was killed", c.name, c.pid, timeout)
 	}
 }
 

@@ -21,11 +21,12 @@ const envEngineHost = "AUDITLOG_ENGINE_HOST"
 // of engines. So the stack starts that same executable again with a private variable set, and this
 // hook takes over before main, TestMain or any flag parsing could run.
 func init() {
-	lib := os.Getenv(envEngineHost)
-	if lib == "" {
-		return
+	if lib := os.Getenv(envEngineHost); lib != "" {
+		os.Exit(hostEngine(lib, os.Args[1:]))
 	}
-	os.Exit(hostEngine(lib, os.Args[1:]))
+	if spec := os.Getenv(envNATSHost); spec != "" {
+		os.Exit(hostNATS(spec))
+	}
 }
 
 // hostEngine loads the engine library and runs it with the arguments of "clickhouse local" until

@@ -34,6 +34,10 @@ type Options struct {
 	ClickHousePort     int
 	ClickHouseHTTPPort int
 
+	// NATSChild runs NATS as a child process too, so that KillNATS can kill it as a power cut would.
+	// It then logs to nats.log in Dir.
+	NATSChild bool
+
 	// OpsLog takes what an operator should know: starts, stops, restarts, warnings of the
 	// engines. Nil discards it.
 	OpsLog *slog.Logger

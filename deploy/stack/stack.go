@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/nats-io/nats-server/v2/server"
 )
 
 // Stack is a running NATS and ClickHouse. Its methods may be called from any goroutine.
@@ -23,7 +22,7 @@ type Stack struct {
 	clickhouse supervisor
 
 	natsMu sync.Mutex
-	nats   *server.Server // nil while stopped
+	nats   natsServer // nil while stopped
 }
 
 // Start runs NATS and ClickHouse on opts.Dir and returns when both can be used. What an earlier
@@ -69,7 +68,7 @@ func (s *Stack) start(ctx context.Context) error {
 	s.clickhouse.pause = firstBackoff
 	s.clickhouse.failed = make(chan error, 1)
 	s.opts.Progress(fmt.Sprintf("starting NATS on port %d", s.opts.NATSPort))
-	if err := s.StartNATS(); err != nil {
+	if err := s.StartNATS(ctx); err != nil {
 		return err
 	}
 	s.opts.Progress(fmt.Sprintf("starting ClickHouse on ports %d and %d", s.opts.ClickHousePort, s.opts.ClickHouseHTTPPort))
@@ -79,8 +78,7 @@ func (s *Stack) start(ctx context.Context) error {
 // Close stops ClickHouse, then NATS, and gives the data folder back. It waits for both; a
 // ClickHouse that does not stop in time is killed and reported. Calling it again does nothing.
 func (s *Stack) Close() error {
-	err := s.StopClickHouse()
-	s.StopNATS()
+	err := errors.Join(s.StopClickHouse(), s.StopNATS())
 	if unlockErr := s.lock.Unlock(); unlockErr != nil {
 		err = errors.Join(err, fmt.Errorf("unlock data folder: %w", unlockErr))
 	}
@@ -118,16 +116,16 @@ func (s *Stack) ClickHouseURL() string {
 // ClickHouseHTTPURL is the base address of ClickHouse's HTTP interface.
 func (s *Stack) ClickHouseHTTPURL() string { return "http://" + address(s.opts.ClickHouseHTTPPort) }
 
-// StartNATS starts NATS again after StopNATS, on the same port and data. It does nothing while NATS
-// runs.
-func (s *Stack) StartNATS() error {
+// StartNATS starts NATS again after StopNATS or KillNATS, on the same port and data, and returns
+// when it can be used.
+func (s *Stack) StartNATS(ctx context.Context) error {
 	s.natsMu.Lock()
 	defer s.natsMu.Unlock()
 	if s.nats != nil {
-		return nil
+		return errors.New("start NATS: it was not stopped")
 	}
 	began := time.Now()
-	srv, err := startNATS(s.dir, s.opts.NATSPort, s.opts.OpsLog)
+	srv, err := s.launchNATS(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,17 +134,39 @@ func (s *Stack) StartNATS() error {
 	return nil
 }
 
-// StopNATS cuts all connections and stops the server. It does nothing when NATS is stopped.
-func (s *Stack) StopNATS() {
+func (s *Stack) launchNATS(ctx context.Context) (natsServer, error) {
+	if s.opts.NATSChild {
+		return startNATSChild(ctx, s.dir, s.opts.NATSPort)
+	}
+	srv, err := startNATS(s.dir, s.opts.NATSPort, s.opts.OpsLog)
+	if err != nil {
+		return nil, err
+	}
+	return natsInProcess{srv}, nil
+}
+
+// StopNATS cuts all connections and stops the server in order. It does nothing when NATS is stopped.
+func (s *Stack) StopNATS() error { return s.endNATS(natsServer.stop) }
+
+// KillNATS ends NATS with SIGKILL: nothing is flushed, no connection is told. It is an error without
+// Options.NATSChild, and does nothing when NATS is stopped.
+func (s *Stack) KillNATS() error {
+	if !s.opts.NATSChild {
+		return errors.New("kill NATS: it runs in this process; set Options.NATSChild")
+	}
+	return s.endNATS(natsServer.kill)
+}
+
+func (s *Stack) endNATS(end func(natsServer) error) error {
 	s.natsMu.Lock()
 	defer s.natsMu.Unlock()
 	if s.nats == nil {
-		return
+		return nil
 	}
-	s.nats.Shutdown()
-	s.nats.WaitForShutdown()
-	s.nats = nil
+	err := end(s.nats)
+	s.nats = nil // it is gone, in order or not
 	s.opts.OpsLog.Info("nats has stopped")
+	return err
 }
 
 // StartClickHouse starts ClickHouse again after StopClickHouse or KillClickHouse, on the same ports

@@ -79,12 +79,14 @@ func TestEnginesStopAndStartOneByOne(t *testing.T) {
 	query(t, s, "INSERT INTO kept VALUES (7)")
 	publish(t, s, 3)
 
-	s.StopNATS()
+	if err := s.StopNATS(); err != nil {
+		t.Fatal(err)
+	}
 	if conn, err := nats.Connect(s.NATSURL(), nats.Timeout(time.Second)); err == nil {
 		conn.Close()
 		t.Error("NATS takes connections while stopped")
 	}
-	if err := s.StartNATS(); err != nil {
+	if err := s.StartNATS(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := messages(t, s); got != 3 {
@@ -111,6 +113,38 @@ func TestEnginesStopAndStartOneByOne(t *testing.T) {
 	if err := s.StartClickHouse(t.Context()); err == nil {
 		t.Error("a second ClickHouse was started beside the first")
 	}
+}
+
+// Every acknowledged message must survive a kill, which flushes nothing.
+func TestKilledNATSKeepsWhatItAcknowledged(t *testing.T) {
+	s := start(t, stack.Options{Dir: t.TempDir(), NATSChild: true})
+	for round := range 2 {
+		publish(t, s, 20)
+		if err := s.KillNATS(); err != nil {
+			t.Fatal(err)
+		}
+		if conn, err := nats.Connect(s.NATSURL(), nats.Timeout(time.Second)); err == nil {
+			conn.Close()
+			t.Error("NATS takes connections after a kill")
+		}
+		if err := s.StartNATS(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := messages(t, s); got != uint64(20*(round+1)) {
+			t.Errorf("after kill %d the stream holds %d messages, want %d", round+1, got, 20*(round+1))
+		}
+	}
+	if err := s.StopNATS(); err != nil {
+		t.Errorf("stop in order: %v", err)
+	}
+}
+
+func TestNATSInProcessCannotBeKilled(t *testing.T) {
+	s := start(t, stack.Options{Dir: t.TempDir()})
+	if err := s.KillNATS(); err == nil || !strings.Contains(err.Error(), "NATSChild") {
+		t.Errorf("got %v", err)
+	}
+	publish(t, s, 1)
 }
 
 func TestCrashedClickHouseComesBack(t *testing.T) {
