@@ -22,7 +22,7 @@ var (
 	// ErrTooLarge is returned for an event larger than the server takes in one message. It was not sent.
 	ErrTooLarge = errors.New("event is larger than the server's max_payload")
 	// ErrRefused is returned when the server refused the event for good: the stream is full, the connection may not publish for this
-	// tenant. It is not stored. The server's *Refusal is in the chain when it gave one.
+	// tenant. It is not stored. The server's *RefusalError is in the chain when it gave one.
 	ErrRefused = errors.New("event was refused")
 	// ErrUnconfirmed is returned when no acknowledgement came in time. The event may or may not be stored; publish it again with the same ID
 	// to be sure.
@@ -226,12 +226,12 @@ func (p *Publisher) drained() bool {
 	return len(p.queue) == 0
 }
 
-// take removes the next group from the queue: as many as a batch may hold.
+// take removes the next group from the queue: as many as a batch may hold, or as many as may go out singly without waiting in between.
 func (p *Publisher) take() []*Future {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n, bytes := 0, 0
-	for n < len(p.queue) && n < p.wire.maxBatch {
+	for n < len(p.queue) && n < p.wire.groupSize() {
 		bytes += len(p.queue[n].data)
 		if n > 0 && bytes > maxBatchBytes {
 			break

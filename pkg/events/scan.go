@@ -250,24 +250,25 @@ func (s *scanner) skipValue() (v value, ok bool) {
 			v.depth = max(v.depth, len(s.open))
 		case '"':
 			kind = kindString
-			t, ok := s.scanString()
-			if !ok {
-				return v, false
-			}
+			t, _ := s.scanString()
 			v.wide = v.wide || t.wide
 		case 't':
-			kind, ok = kindBool, s.literal("true")
+			kind = kindBool
+			s.literal("true")
 		case 'f':
-			kind, ok = kindBool, s.literal("false")
+			kind = kindBool
+			s.literal("false")
 		case 'n':
-			kind, ok = kindNull, s.literal("null")
+			kind = kindNull
+			s.literal("null")
 		default:
 			if c != '-' && c-'0' > 9 {
 				return v, s.unexpected("a value")
 			}
-			kind, ok = kindNumber, s.scanNumber()
+			kind = kindNumber
+			s.scanNumber()
 		}
-		if s.problem != "" {
+		if s.problem != "" { // of any of the above
 			return v, false
 		}
 		if v.kind == "" {

@@ -57,8 +57,8 @@ var (
 	errBatchIgnored = errors.New("the server does not know atomic batches")
 )
 
-// Refusal is the error JetStream answered with.
-type Refusal struct {
+// RefusalError is the error JetStream answered with.
+type RefusalError struct {
 	// Status is like an HTTP status.
 	Status int `json:"code"`
 	// Code is JetStream's own number for the error.
@@ -68,11 +68,13 @@ type Refusal struct {
 }
 
 // Error is the server's text with its number.
-func (r *Refusal) Error() string { return fmt.Sprintf("JetStream error %d: %s", r.Code, r.Description) }
+func (r *RefusalError) Error() string {
+	return fmt.Sprintf("JetStream error %d: %s", r.Code, r.Description)
+}
 
 // passing says that the same message may be taken later: servers change, queues empty. A full stream does not count, its producers have to
 // know at once.
-func (r *Refusal) passing() bool {
+func (r *RefusalError) passing() bool {
 	if r.Code == codeStoreFailed {
 		return !strings.Contains(r.Description, "exceeded")
 	}
@@ -81,12 +83,12 @@ func (r *Refusal) passing() bool {
 
 // pubAck is JetStream's answer to a message or to the last message of a batch.
 type pubAck struct {
-	Stream    string   `json:"stream"`
-	Sequence  uint64   `json:"seq"`
-	Duplicate bool     `json:"duplicate"`
-	Batch     string   `json:"batch"`
-	Count     int      `json:"count"`
-	Error     *Refusal `json:"error"`
+	Stream    string        `json:"stream"`
+	Sequence  uint64        `json:"seq"`
+	Duplicate bool          `json:"duplicate"`
+	Batch     string        `json:"batch"`
+	Count     int           `json:"count"`
+	Error     *RefusalError `json:"error"`
 }
 
 // wire speaks JetStream's publish protocol for one group of events at a time. It is used by one goroutine.
@@ -99,7 +101,7 @@ type wire struct {
 	answers chan *nats.Msg
 	status  chan nats.Status
 	round   uint64
-	// maxBatch shrinks when the server says that it takes smaller ones.
+	// maxBatch shrinks when the server says that it takes smaller ones; at 1 there are none.
 	maxBatch int
 	// batchesFrom is when batches may be tried (again).
 	batchesFrom time.Time
@@ -128,7 +130,7 @@ func (w *wire) send(ctx context.Context, group []*Future, attempt int) error {
 	if !w.nc.IsConnected() {
 		return errDisconnected
 	}
-	if len(group) > 1 && attempt < batchAttempts && !time.Now().Before(w.batchesFrom) {
+	if len(group) > 1 && w.maxBatch > 1 && attempt < batchAttempts && !time.Now().Before(w.batchesFrom) {
 		err := w.sendBatch(ctx, group)
 		if err == nil || !w.isolate(err) {
 			return err
@@ -136,6 +138,14 @@ func (w *wire) send(ctx context.Context, group []*Future, attempt int) error {
 		w.begin()
 	}
 	return w.sendSingly(ctx, group)
+}
+
+// groupSize is how many events may go in one round.
+func (w *wire) groupSize() int {
+	if w.maxBatch > 1 {
+		return w.maxBatch
+	}
+	return MaxBatch
 }
 
 // begin starts a round: nothing that arrived before belongs to it.
@@ -153,7 +163,7 @@ func (w *wire) begin() {
 // isolate decides whether the events of a failed batch go out singly. A batch is refused as a whole for what may be wrong with one of its events: its
 // id is known (10201), it is too large for the stream, or the connection may not publish for its tenant, which leaves a gap (10176).
 func (w *wire) isolate(err error) bool {
-	var refusal *Refusal
+	var refusal *RefusalError
 	switch {
 	case errors.Is(err, errBatchIgnored):
 		w.batchesFrom = time.Now().Add(batchRecheck)
@@ -227,7 +237,7 @@ func (w *wire) sendSingly(ctx context.Context, group []*Future) error {
 			return false
 		}
 		left-- // each message is answered once
-		var refusal *Refusal
+		var refusal *RefusalError
 		if err == nil && ack.Stream == "" {
 			err = errBadAck // only the first message of a batch is answered with nothing
 		}
