@@ -28,8 +28,8 @@ func clickHousePaths(dir string) chPaths {
 }
 
 // configXML is what the stack itself decides; everything else is in the embedded files that
-// ClickHouse merges over it. A stop waits a second, not five, for connections that clients keep
-// open. %[5]s tells our own server from a stranger on the same port.
+// ClickHouse merges over it. A server that is stopped waits a second, not five, for
+// connections that clients keep open. %[5]s tells our own server from a stranger on the same port.
 const configXML = `<clickhouse>
     <path>%[1]s/</path>
     <tmp_path>%[1]s/tmp/</tmp_path>

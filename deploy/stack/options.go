@@ -21,6 +21,10 @@ const (
 	natsReadyTimeout       = 30 * time.Second
 	clickHouseReadyTimeout = 60 * time.Second
 	clickHouseStopTimeout  = 20 * time.Second
+	// The engine gives clients five seconds to close their connections, which no setting of its
+	// changes, and idle ones never do. A query gets this long to end. To kill it then takes nothing
+	// away: what was answered is on the disk, and the logs do not outlive a restart anyway.
+	engineStopGrace = time.Second
 )
 
 // Options say where a stack lives. The zero value of every field but Dir is usable.

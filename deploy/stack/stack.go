@@ -176,7 +176,15 @@ func (s *Stack) StartClickHouse(ctx context.Context) error { return s.clickhouse
 // StopClickHouse ends ClickHouse in order; it stays down until StartClickHouse. It does nothing
 // when ClickHouse is stopped.
 func (s *Stack) StopClickHouse() error {
-	return s.clickhouse.stop(func(c *child) error { return c.stop(clickHouseStopTimeout) })
+	return s.clickhouse.stop(func(c *child) error {
+		if c.server {
+			return c.stop(clickHouseStopTimeout)
+		}
+		if err := c.stop(engineStopGrace); err != nil {
+			s.opts.OpsLog.Info("clients kept connections to clickhouse open", slog.Any("error", err))
+		}
+		return nil
+	})
 }
 
 // KillClickHouse ends ClickHouse with SIGKILL; it stays down until StartClickHouse.

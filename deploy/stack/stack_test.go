@@ -196,6 +196,32 @@ func TestPausedClickHouseKeepsConnectionsButNoAnswer(t *testing.T) {
 	}
 }
 
+// Clients keep idle connections; a stop that waited for them would take five seconds a test.
+func TestOpenConnectionsDoNotHoldUpAStop(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, stack.Options{Dir: dir})
+	query(t, s, "CREATE TABLE kept (n UInt64) ENGINE = MergeTree ORDER BY n")
+	query(t, s, "INSERT INTO kept SELECT number FROM numbers(1000)")
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(s.ClickHouseHTTPURL() + "/ping")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	began := time.Now()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if got := query(t, start(t, stack.Options{Dir: dir}), "SELECT count() FROM kept"); got != "1000" {
+		t.Errorf("after the stop the table holds %s rows", got)
+	}
+}
+
 // A parent that is killed runs no clean-up at all: the child must notice by itself.
 func TestKilledParentLeavesNoChild(t *testing.T) {
 	dir := t.TempDir()
