@@ -3,7 +3,6 @@ package policy
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -91,7 +90,7 @@ func TestSQLEqualsCedar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gen{Rand: rand.New(rand.NewPCG(5, 23))}
+	g := newGen(5)
 	rows := make([]*audit.Event, 400)
 	for i := range rows {
 		rows[i] = g.row()

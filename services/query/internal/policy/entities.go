@@ -17,6 +17,9 @@ type entities struct {
 	key   cedar.Entity
 	log   cedar.Entity
 	event cedar.Entity // zero unless a row is being checked
+
+	tenant  cedar.EntityUID    // the one asked for
+	parents cedar.EntityUIDSet // of every event of it
 }
 
 // Get implements cedar.EntityGetter.
@@ -41,7 +44,9 @@ func (e *entities) withEvent(ent cedar.Entity) *entities {
 }
 
 func newEntities(m *model, r *Request) *entities {
-	return &entities{model: m, key: keyEntity(&r.Principal), log: logEntity(r.Tenant)}
+	e := &entities{model: m, key: keyEntity(&r.Principal), log: logEntity(r.Tenant), tenant: tenantUID(r.Tenant)}
+	e.parents = cedar.NewEntityUIDSet(e.log.UID, e.tenant)
+	return e
 }
 
 func keyEntity(p *Principal) cedar.Entity {
@@ -73,21 +78,18 @@ func tenantUID(t uuid.UUID) cedar.EntityUID {
 	return cedar.NewEntityUID(typeTenant, cedar.String(t.String()))
 }
 
-func logUID(t uuid.UUID) cedar.EntityUID {
-	return cedar.NewEntityUID(typeLog, cedar.String(t.String()))
-}
-
 func logEntity(t uuid.UUID) cedar.Entity {
 	return cedar.Entity{
-		UID:        logUID(t),
+		UID:        cedar.NewEntityUID(typeLog, cedar.String(t.String())),
 		Parents:    cedar.NewEntityUIDSet(tenantUID(t)),
 		Attributes: cedar.NewRecord(cedar.RecordMap{"tenant": tenantUID(t)}),
 	}
 }
 
-func eventEntity(t uuid.UUID, e *audit.Event) cedar.Entity {
+// eventEntity is a row of the log asked for.
+func (es *entities) eventEntity(e *audit.Event) cedar.Entity {
 	attrs := cedar.RecordMap{
-		"tenant":        tenantUID(t),
+		"tenant":        es.tenant,
 		"actor_id":      cedar.String(e.ActorID),
 		"actor_type":    cedar.String(e.ActorType),
 		"action":        cedar.String(e.Action),
@@ -100,7 +102,7 @@ func eventEntity(t uuid.UUID, e *audit.Event) cedar.Entity {
 	}
 	return cedar.Entity{
 		UID:        cedar.NewEntityUID(typeEvent, cedar.String(e.ID.String())),
-		Parents:    cedar.NewEntityUIDSet(logUID(t), tenantUID(t)),
+		Parents:    es.parents,
 		Attributes: cedar.NewRecord(attrs),
 	}
 }

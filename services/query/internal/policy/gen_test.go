@@ -243,3 +243,5 @@ func (g *gen) policies() string {
 	}
 	return b.String()
 }
+
+func newGen(seed uint64) *gen { return &gen{Rand: rand.New(rand.NewPCG(20261123, seed))} }

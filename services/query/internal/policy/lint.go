@@ -34,7 +34,7 @@ type linter struct {
 }
 
 func newLinter(m *model, f *file, p *cedar.Policy) *linter {
-	return &linter{model: m, file: f, policy: p, ast: (*xast.Policy)(p.AST()), rule: &rule{policy: p}}
+	return &linter{model: m, file: f, policy: p, ast: (*xast.Policy)(p.AST()), rule: &rule{policy: p, patterns: patterns{}}}
 }
 
 func (l *linter) problem(what, fix string) {
@@ -183,7 +183,12 @@ func (l *linter) pushable() {
 	if !l.model.appliesTo(l.policy, readEvent) {
 		return
 	}
-	tr := &translator{lint: true}
+	l.inspect(func(n xast.IsNode) {
+		if like, ok := n.(xast.NodeTypeLike); ok {
+			l.rule.patterns.add(like.Value)
+		}
+	})
+	tr := &translator{lint: true, patterns: l.rule.patterns}
 	r := tr.bool(xeval.PolicyToNode(l.ast).AsIsNode())
 	if len(tr.gaps) == 0 && r.size() > maxRuleSize {
 		tr.gap("a policy of more than %d terms of SQL", "split it", maxRuleSize)

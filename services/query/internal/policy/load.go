@@ -123,13 +123,15 @@ func (a *assembly) add(f *file) {
 	}
 }
 
-var parsePosition = regexp.MustCompile(`<input>:(\d+):(\d+)`)
+// parseError is how cedar-go reports where parsing failed: without the file's name.
+var parseError = regexp.MustCompile(`^parser error: (?:parse error at )?<input>:(\d+):(\d+):? ?`)
 
-// parseProblem finds the line in a parser's error, which knows no file names.
+// parseProblem finds the line in a parser's error.
 func parseProblem(name string, err error) Problem {
-	p := Problem{File: name, What: "does not parse: " + parsePosition.ReplaceAllString(err.Error(), name+":$1:$2")}
-	if m := parsePosition.FindStringSubmatch(err.Error()); m != nil {
+	p := Problem{File: name, What: "does not parse: " + err.Error()}
+	if m := parseError.FindStringSubmatch(err.Error()); m != nil {
 		p.Line, _ = strconv.Atoi(m[1])
+		p.What = fmt.Sprintf("does not parse: at column %s: %s", m[2], err.Error()[len(m[0]):])
 	}
 	return p
 }

@@ -48,7 +48,7 @@ func planRows(rules ruleSet, ents *entities, r *Request) *plan {
 			p.dropped = append(p.dropped, ru.id)
 			continue
 		}
-		tr := &translator{}
+		tr := &translator{patterns: ru.patterns}
 		rail := tr.bool(xeval.PolicyToNode(residual).AsIsNode())
 		p.parts = append(p.parts, part{rule: ru, residual: residual, rail: rail, gaps: tr.gaps})
 	}
@@ -100,7 +100,7 @@ func (p *plan) compiled() ruleSet {
 
 // authorize decides one row with Cedar and the rules given.
 func (p *plan) authorize(rules ruleSet, e *audit.Event) bool {
-	ent := eventEntity(p.tenant, e)
+	ent := p.ents.eventEntity(e)
 	decision, diag := cedar.Authorize(rules, p.ents.withEvent(ent), cedar.Request{
 		Principal: p.ents.key.UID,
 		Action:    readEvent.uid(),

@@ -15,6 +15,7 @@ type rule struct {
 	id           string
 	policy       *cedar.Policy
 	notice, code string
+	patterns     patterns
 }
 
 func (r *rule) forbids() bool { return r.policy.Effect() == cedar.Forbid }

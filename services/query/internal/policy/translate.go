@@ -24,8 +24,9 @@ type gap struct{ what, fix string }
 // translator turns what partial evaluation left of one policy into a condition on rows. While linting it reads policies as written, in
 // which everything but the row counts as known.
 type translator struct {
-	lint bool
-	gaps []gap
+	lint     bool
+	patterns patterns
+	gaps     []gap
 }
 
 // gap notes an expression without translation and answers with the rail that selects no row either way.
@@ -175,7 +176,7 @@ func (o operand) identity(v cedar.EntityUID) (predicate.Column, bool) {
 func (tr *translator) like(n xast.NodeTypeLike) rail {
 	switch a := tr.operand(n.Arg); a.kind {
 	case opText:
-		return leaf(predicate.Like(a.col, patternOf(n.Value)), a.col)
+		return leaf(predicate.Like(a.col, tr.patterns.get(n.Value)), a.col)
 	case opGap:
 		return tr.gap("`like` on something that is no attribute of `resource`", "write resource.x like \"…\"")
 	}

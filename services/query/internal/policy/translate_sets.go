@@ -151,6 +151,18 @@ func (o operand) ancestor(v cedar.EntityUID) (predicate.Column, bool) {
 	return o.identity(v)
 }
 
+// patterns are the patterns of one policy by their Cedar text: reading one takes longer than translating the rest of the policy.
+type patterns map[string]predicate.Pattern
+
+func (ps patterns) add(p cedar.Pattern) { ps[string(p.MarshalCedar())] = patternOf(p) }
+
+func (ps patterns) get(p cedar.Pattern) predicate.Pattern {
+	if known, ok := ps[string(p.MarshalCedar())]; ok {
+		return known
+	}
+	return patternOf(p)
+}
+
 // patternOf reads a Cedar pattern, whose parts only its JSON shows.
 func patternOf(p cedar.Pattern) predicate.Pattern {
 	var out predicate.Pattern

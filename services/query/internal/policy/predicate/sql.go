@@ -90,13 +90,9 @@ func (w *writer) not(c *Cond) {
 		w.b.WriteString(string(c.col) + " IS NULL")
 	case kindBefore:
 		w.before(c, " >= ")
-	case kindAnd, kindOr:
+	default:
 		w.b.WriteString("NOT ")
 		w.write(c, true)
-	default:
-		w.b.WriteString("NOT (")
-		w.write(c, false)
-		w.b.WriteByte(')')
 	}
 }
 
