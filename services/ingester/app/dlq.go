@@ -1,0 +1,296 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/pkg/service/natsconn"
+)
+
+// deadLetter is a message of the stream AUDIT_DLQ.
+type deadLetter struct {
+	// Seq is its sequence there: what the commands call it by.
+	Seq uint64 `json:"seq"`
+	// StreamSeq is the sequence it had in the stream of events.
+	StreamSeq uint64 `json:"stream_seq"`
+	Tenant    string `json:"tenant"`
+	Error     string `json:"error"`
+	Fields    string `json:"fields"`
+	Received  string `json:"received"`
+	Refused   string `json:"refused"`
+	Bytes     int    `json:"bytes"`
+
+	data []byte
+}
+
+func newDeadLetter(subject string, seq uint64, header nats.Header, data []byte) deadLetter {
+	streamSeq, _ := strconv.ParseUint(header.Get(events.HeaderSequence), 10, 64) // 0 for one that somebody else put there
+	return deadLetter{
+		Seq: seq, StreamSeq: streamSeq, Tenant: subject[strings.LastIndexByte(subject, '.')+1:],
+		Error: header.Get(events.HeaderError), Fields: header.Get(events.HeaderField),
+		Received: header.Get(events.HeaderReceived), Refused: header.Get(events.HeaderRefused),
+		Bytes: len(data), data: data,
+	}
+}
+
+// deadLetters is the stream of dead letters, for one command.
+type deadLetters struct {
+	nc     *nats.Conn
+	js     natsjs.JetStream
+	stream natsjs.Stream
+}
+
+func (c *commands) openDeadLetters(ctx context.Context) (*deadLetters, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: max(cfg.LogLevel, slog.LevelWarn)}))
+	nc, err := natsconn.Connect(cfg.NATS, "ingester dlq", log)
+	if err != nil {
+		return nil, err
+	}
+	js, err := natsjs.New(nc)
+	if err == nil {
+		var stream natsjs.Stream
+		if stream, err = js.Stream(ctx, events.StreamDLQ); err == nil {
+			return &deadLetters{nc: nc, js: js, stream: stream}, nil
+		}
+	}
+	nc.Close()
+	return nil, fmt.Errorf("open stream %s: %w", events.StreamDLQ, err)
+}
+
+// walk calls fn for each dead letter that is there, oldest first, of one tenant unless tenant is empty.
+func (d *deadLetters) walk(ctx context.Context, tenant string, fn func(deadLetter) error) error {
+	subject := events.SubjectDLQ
+	if tenant != "" {
+		subject = strings.TrimSuffix(events.SubjectDLQ, "*") + tenant
+	}
+	last, err := d.stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, natsjs.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
+	}
+	cons, err := d.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
+	}
+	it, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
+	}
+	defer it.Stop()
+	for {
+		m, err := it.Next(natsjs.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
+		}
+		if err := fn(newDeadLetter(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())); err != nil {
+			return err
+		}
+		if meta.Sequence.Stream >= last.Sequence {
+			return nil
+		}
+	}
+}
+
+func (d *deadLetters) get(ctx context.Context, arg string) (deadLetter, error) {
+	seq, err := strconv.ParseUint(arg, 10, 64)
+	if err != nil || seq == 0 {
+		return deadLetter{}, usageError{fmt.Errorf("%q is not a dead letter's number; `ingester dlq list` shows them", arg)}
+	}
+	m, err := d.stream.GetMsg(ctx, seq)
+	if errors.Is(err, natsjs.ErrMsgNotFound) {
+		return deadLetter{}, fmt.Errorf("there is no dead letter %d", seq)
+	}
+	if err != nil {
+		return deadLetter{}, fmt.Errorf("read dead letter %d: %w", seq, err)
+	}
+	return newDeadLetter(m.Subject, m.Sequence, m.Header, m.Data), nil
+}
+
+func (c *commands) dlq() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dlq",
+		Short: "List, show and replay messages that were refused",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			return usageError{errors.New("say list, show or replay; --help tells more")}
+		},
+	}
+	cmd.AddCommand(c.dlqList(), c.dlqShow(), c.dlqReplay())
+	return cmd
+}
+
+func (c *commands) dlqList() *cobra.Command {
+	var tenant string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List dead letters, oldest first",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := c.openDeadLetters(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer d.nc.Close()
+			if asJSON {
+				enc := json.NewEncoder(c.stdout)
+				return d.walk(cmd.Context(), tenant, func(l deadLetter) error { return enc.Encode(l) })
+			}
+			w := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "SEQ\tTENANT\tRECEIVED\tBYTES\tERROR")
+			err = d.walk(cmd.Context(), tenant, func(l deadLetter) error {
+				_, err := fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\n", l.Seq, l.Tenant, l.Received, l.Bytes, l.Error)
+				return err
+			})
+			return errors.Join(err, w.Flush())
+		},
+	}
+	cmd.Flags().StringVar(&tenant, "tenant", "", "only those of this tenant (last token of the subject)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	return cmd
+}
+
+func (c *commands) dlqShow() *cobra.Command {
+	var raw bool
+	cmd := &cobra.Command{
+		Use:   "show SEQ",
+		Short: "Show a dead letter: why, when, from where, and its bytes",
+		Args:  usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := c.openDeadLetters(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer d.nc.Close()
+			l, err := d.get(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if raw {
+				_, err = c.stdout.Write(l.data)
+				return err
+			}
+			return l.print(c.stdout)
+		},
+	}
+	cmd.Flags().BoolVar(&raw, "raw", false, "only the bytes, exactly as they came")
+	return cmd
+}
+
+// print writes what is known about the letter, then an empty line, then its bytes.
+func (l deadLetter) print(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "seq:        %d\nstream seq: %d\ntenant:     %s\nreceived:   %s\nrefused:    %s\nfields:     %s\nerror:      %s\nbytes:      %d\n\n%s\n",
+		l.Seq, l.StreamSeq, l.Tenant, l.Received, l.Refused, l.Fields, l.Error, l.Bytes, l.data)
+	return err
+}
+
+// verdict says why the letter would be refused again by this program, or nil.
+func (l deadLetter) verdict(now time.Time) error {
+	_, tenant, err := events.ParseLogSubject("audit.log.0." + l.Tenant)
+	if err != nil {
+		return errors.New("subject: the last token is not a tenant's UUID in lower case")
+	}
+	var decoder events.Decoder
+	var into events.Raw
+	return decoder.Decode(l.data, tenant, now, &into)
+}
+
+func (c *commands) dlqReplay() *cobra.Command {
+	var tenant string
+	var all, force bool
+	cmd := &cobra.Command{
+		Use:   "replay SEQ... | --all [--tenant T]",
+		Short: "Publish dead letters again, bytes untouched",
+		Long: "Publishes dead letters to the subject they came on, bytes untouched, for a new verdict: for those that a newer version accepts, or that\n" +
+			"were refused for a clock that was wrong. What this version would refuse again is left alone unless --force. The dead letter stays\n" +
+			"as the record of what was refused; replaying it twice changes nothing, the event's identity is its own.",
+		Args: usage(func(_ *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return errors.New("name dead letters by number, or --all")
+			}
+			if tenant != "" && !all {
+				return errors.New("--tenant goes with --all")
+			}
+			return nil
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := c.openDeadLetters(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer d.nc.Close()
+			r := replay{deadLetters: d, force: force, out: c.stdout}
+			if all {
+				err = d.walk(cmd.Context(), tenant, func(l deadLetter) error { return r.one(cmd.Context(), l) })
+			}
+			for _, arg := range args {
+				l, gerr := d.get(cmd.Context(), arg)
+				if gerr == nil {
+					gerr = r.one(cmd.Context(), l)
+				}
+				if gerr != nil {
+					err = gerr
+					break
+				}
+			}
+			_, _ = fmt.Fprintf(c.stdout, "%d replayed, %d left alone\n", r.replayed, r.left)
+			if err == nil && r.left > 0 && !all {
+				return errors.New("some would be refused again; --force replays them all the same")
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all dead letters")
+	cmd.Flags().StringVar(&tenant, "tenant", "", "with --all: only those of this tenant")
+	cmd.Flags().BoolVar(&force, "force", false, "also what would be refused again")
+	return cmd
+}
+
+// replay counts what a replay does.
+type replay struct {
+	*deadLetters
+	force          bool
+	out            io.Writer
+	replayed, left int
+}
+
+func (r *replay) one(ctx context.Context, l deadLetter) error {
+	if err := l.verdict(time.Now()); err != nil && !r.force {
+		r.left++
+		_, werr := fmt.Fprintf(r.out, "%d: left alone, would be refused again: %v\n", l.Seq, err)
+		return werr
+	}
+	msg := nats.NewMsg(strings.TrimSuffix(events.SubjectEvents, "*") + l.Tenant)
+	msg.Data = l.data
+	// Within the stream's window a second replay is folded at once.
+	ack, err := r.js.PublishMsg(ctx, msg, natsjs.WithMsgID("dlq-"+strconv.FormatUint(l.Seq, 10)), natsjs.WithExpectStream(events.StreamAudit))
+	if err != nil {
+		return fmt.Errorf("replay dead letter %d: %w", l.Seq, err)
+	}
+	r.replayed++
+	_, err = fmt.Fprintf(r.out, "%d: replayed as sequence %d\n", l.Seq, ack.Sequence)
+	return err
+}

@@ -1,0 +1,173 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"example.com/auditlog/pkg/service/ops"
+)
+
+// Exit statuses.
+const (
+	exitOK    = 0
+	exitFault = 1 // it was tried and failed, or something was found
+	exitUsage = 2 // wrong arguments or settings; nothing was tried
+)
+
+// usageError is an error that nothing was done for: arguments or settings are wrong.
+type usageError struct{ error }
+
+// commands is what all commands share.
+type commands struct {
+	getenv         func(string) string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// Main runs the ingester's command line and returns its exit status: 0, 1 when something failed, 2 when arguments or settings are wrong.
+func Main(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &commands{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := c.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	_, _ = fmt.Fprintf(stderr, "ingester: %v\n", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFault
+}
+
+func (c *commands) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ingester",
+		Short: "Moves audit events from NATS JetStream into ClickHouse, each exactly once",
+		Long: "Moves audit events from NATS JetStream into ClickHouse, each exactly once.\n\n" +
+			"Settings come from environment variables (AUDIT_...), all of which have defaults for one machine.\n" +
+			"Exit status: 0, 1 when something failed, 2 when arguments or settings are wrong.",
+		SilenceErrors: true, SilenceUsage: true,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{errors.New("say what to do; --help lists the commands")}
+		},
+	}
+	root.SetIn(c.stdin)
+	root.SetOut(c.stdout)
+	root.SetErr(c.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(c.serve(), c.dlq(), c.version())
+	return root
+}
+
+// usage makes wrong arguments a usage error.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+// config reads the settings.
+func (c *commands) config() (Config, error) {
+	cfg, err := ConfigFromEnv(c.getenv)
+	if err != nil {
+		return cfg, usageError{fmt.Errorf("wrong settings:\n%w", err)}
+	}
+	return cfg, nil
+}
+
+func (c *commands) serve() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Ingest until told to stop (SIGTERM, Ctrl-C)",
+		Long: "Ingests until told to stop by SIGTERM or Ctrl-C, then writes what it has in memory and hands its partitions over.\n" +
+			"Any number of ingesters share the partitions. It waits for ClickHouse as long as it takes. Logs are JSON lines on stderr.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: cfg.LogLevel})))
+		},
+	}
+}
+
+// serve runs a service and its ops server until ctx is done or one of them fails.
+func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+	start := time.Now()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	server, err := ops.Listen(ctx, cfg.OpsAddr, reg, svc.Checks()...)
+	if err != nil {
+		cancel()
+		return errors.Join(err, svc.Run(ctx)) // which closes it
+	}
+	log.InfoContext(ctx, "ingester started", slog.String("version", version()), slog.String("ops", server.Addr()),
+		slog.Int("partitions", cfg.Partitions), slog.Duration("retention", cfg.Retention))
+	// The ops server answers until the last batch is written.
+	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOps()
+	var wg sync.WaitGroup
+	var opsErr error
+	wg.Go(func() {
+		if opsErr = server.Run(opsCtx); opsErr != nil {
+			cancel()
+		}
+	})
+	err = svc.Run(ctx)
+	stopOps()
+	wg.Wait()
+	log.InfoContext(ctx, "ingester stopped", slog.Duration("uptime", time.Since(start)))
+	return errors.Join(err, opsErr)
+}
+
+func (c *commands) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(c.stdout, "ingester", version())
+			return err
+		},
+	}
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return "devel"
+}

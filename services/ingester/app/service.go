@@ -1,0 +1,240 @@
+// Package app is the ingester as a program: its settings, its service, its commands. The local stack runs the same service in its own process.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"example.com/auditlog/pkg/service/natsconn"
+	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/jetstream"
+	"example.com/auditlog/services/ingester/internal/lease"
+	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/pipeline"
+)
+
+// Deps is what the service takes from the process it runs in.
+type Deps struct {
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service is one ingester. New makes it, Run runs it, once.
+type Service struct {
+	cfg       Config
+	log       *slog.Logger
+	nc        *nats.Conn
+	store     *clickhouse.Store
+	source    *jetstream.Source
+	positions *ledger.Positions
+	members   *lease.Members
+	pipe      *pipeline.Pipeline
+	state     *streamState
+}
+
+// New connects to NATS and makes or checks the streams there; ClickHouse may come later. It returns an error that says what to do when NATS
+// cannot be reached or a stream is not as it must be. Run must be called afterwards, also when ctx is done: it closes everything.
+func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
+	return newService(ctx, cfg, deps, nil)
+}
+
+func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipeline.Step)) (_ *Service, err error) {
+	instance := instanceName()
+	log := deps.Log.With(slog.String("instance", instance))
+	s := &Service{cfg: cfg, log: log}
+	if s.nc, err = natsconn.Connect(cfg.NATS, "ingester "+instance, log); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.nc.Close()
+		}
+	}()
+	js, err := natsjs.New(s.nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	shape := cfg.shape()
+	if err := setup(ctx, js, shape, log); err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	if s.positions, err = ledger.OpenPositions(ctx, js); err != nil {
+		return nil, err
+	}
+	heartbeats, err := js.KeyValue(ctx, jetstream.BucketIngesters)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", jetstream.BucketIngesters, err)
+	}
+	if s.store, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
+		return nil, err
+	}
+	s.source = jetstream.NewSource(js, shape, log)
+	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions}, heartbeats, log, deps.Registerer)
+	s.state = newStreamState(js, deps.Registerer)
+	s.pipe = pipeline.New(pipeline.Config{
+		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
+		TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
+	}, pipeline.Deps{
+		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
+		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
+	})
+	return s, nil
+}
+
+func (c Config) shape() jetstream.Shape {
+	return jetstream.Shape{Partitions: c.Partitions, Replicas: c.Replicas, MaxBytes: c.StreamMaxBytes, HeartbeatTTL: lease.DefaultTTL}
+}
+
+// setupWait bounds how long New waits for a NATS server that is there and has no JetStream yet, as one that has just started.
+const setupWait = 30 * time.Second
+
+func setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, setupWait)
+	defer cancel()
+	for {
+		err := jetstream.Setup(ctx, js, shape, log)
+		if err == nil || pipeline.Classify(err, pipeline.Transient) != pipeline.Transient {
+			return err
+		}
+		log.WarnContext(ctx, "JetStream is not ready, trying again", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("JetStream is not ready: %w", err)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// Run ingests until ctx is done, then writes what it has in memory, hands its partitions over, and closes everything. The error is nil, or why
+// it cannot go on and what to do about it.
+func (s *Service) Run(ctx context.Context) (err error) {
+	defer s.nc.Close()
+	defer func() { err = errors.Join(err, s.store.Close()) }()
+	if err := s.migrate(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	// Heartbeats go on until the last batch is written.
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.members.Run(background) })
+	wg.Go(func() { s.state.run(background) })
+	wg.Go(func() { s.trim(background) })
+	err = s.pipe.Run(ctx)
+	cancel()
+	wg.Wait()
+	leave, cancelLeave := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancelLeave()
+	if lerr := s.members.Leave(leave); lerr != nil {
+		s.log.WarnContext(leave, "the others will notice in a few seconds that this ingester is gone", slog.Any("error", lerr))
+	}
+	return err
+}
+
+// migrate brings the schema up to date, and waits for ClickHouse as long as it takes.
+func (s *Service) migrate(ctx context.Context) error {
+	const pause = time.Second
+	for try := 0; ; try++ {
+		err := s.store.Migrate(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, clickhouse.ErrTransient) {
+			return fmt.Errorf("bring the schema up to date: %w", err)
+		}
+		if try%10 == 0 {
+			s.log.WarnContext(ctx, "ClickHouse is not ready, trying again until it is", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// trim removes from the stream what is in the table and old, from time to time. One process does it: the one that drives partition 0.
+func (s *Service) trim(ctx context.Context) {
+	ticker := time.NewTicker(s.cfg.TrimEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if !s.pipe.Drives(0) {
+			continue
+		}
+		first, err := s.source.Trim(ctx, s.positions, s.cfg.Retention)
+		if err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "could not trim the stream, trying again later", slog.Any("error", err))
+			continue
+		}
+		s.log.DebugContext(ctx, "trimmed the stream", slog.Uint64("first_seq", first))
+	}
+}
+
+// Checks says whether the whole path works: NATS, ClickHouse, and a driver for each partition that is this process's.
+func (s *Service) Checks() []ops.Check {
+	return []ops.Check{
+		{Name: "ingester: nats", Run: func(context.Context) error {
+			if st := s.nc.Status(); st != nats.CONNECTED {
+				return fmt.Errorf("connection is %s", strings.ToLower(st.String()))
+			}
+			return nil
+		}},
+		{Name: "ingester: clickhouse", Run: s.store.Ping},
+		{Name: "ingester: partitions", Run: func(context.Context) error {
+			if !s.members.Valid() {
+				return errors.New("the heartbeat is not written")
+			}
+			if have, want := s.pipe.Reading(); have < want {
+				return fmt.Errorf("%d of %d partitions are driven", have, want)
+			}
+			return nil
+		}},
+	}
+}
+
+// instanceName is unique to this process and fit for a key.
+func instanceName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	host = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' {
+			return r
+		}
+		return '-'
+	}, host)
+	id := nuid.Next()
+	return host + "-" + strconv.Itoa(os.Getpid()) + "-" + id[len(id)-8:]
+}
+
+// tokenPrefix is the database's name: tokens are query ids as well, and those are the whole server's.
+func tokenPrefix(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return ""
+	}
+	return strings.Trim(u.Path, "/") + ":"
+}

@@ -1,0 +1,65 @@
+package app
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"example.com/auditlog/pkg/events"
+)
+
+// streamStateEvery is how often the stream is asked how full it is.
+const streamStateEvery = 5 * time.Second
+
+// streamState is how full the streams are, as metrics.
+type streamState struct {
+	js                             natsjs.JetStream
+	bytes, maxBytes, messages, dlq atomic.Int64
+}
+
+func newStreamState(js natsjs.JetStream, reg prometheus.Registerer) *streamState {
+	s := &streamState{js: js}
+	gauge := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "audit", Subsystem: "stream", Name: name, Help: help}, fn))
+	}
+	gauge("bytes", "Bytes the stream of events takes.", func() float64 { return float64(s.bytes.Load()) })
+	gauge("messages", "Messages in the stream of events.", func() float64 { return float64(s.messages.Load()) })
+	gauge("dead_letters", "Messages in the stream of dead letters.", func() float64 { return float64(s.dlq.Load()) })
+	gauge("fill_ratio", "How full the stream of events is, from 0 to 1; at 1 it refuses publishes. 0 without a limit.", func() float64 {
+		if limit := s.maxBytes.Load(); limit > 0 {
+			return float64(s.bytes.Load()) / float64(limit)
+		}
+		return 0
+	})
+	return s
+}
+
+func (s *streamState) run(ctx context.Context) {
+	ticker := time.NewTicker(streamStateEvery)
+	defer ticker.Stop()
+	for {
+		s.ask(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (s *streamState) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, streamStateEvery)
+	defer cancel()
+	if stream, err := s.js.Stream(ctx, events.StreamAudit); err == nil {
+		info := stream.CachedInfo()
+		s.bytes.Store(int64(info.State.Bytes))   //nolint:gosec // bounded by a disk
+		s.messages.Store(int64(info.State.Msgs)) //nolint:gosec // bounded by a disk
+		s.maxBytes.Store(info.Config.MaxBytes)
+	}
+	if stream, err := s.js.Stream(ctx, events.StreamDLQ); err == nil {
+		s.dlq.Store(int64(stream.CachedInfo().State.Msgs)) //nolint:gosec // bounded by a disk
+	}
+}

@@ -1,0 +1,72 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/pipeline"
+)
+
+// Trim removes from the stream what is in the table and older than retention, and returns the sequence of the first message that is left.
+// committed says how far each partition is in the table. Age counts back from the newest message, or from now when that is earlier, so
+// that a clock that jumps ahead does not empty the stream.
+func (s *Source) Trim(ctx context.Context, committed pipeline.Positions, retention time.Duration) (uint64, error) {
+	stream, err := s.open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	state := stream.CachedInfo().State
+	if state.Msgs == 0 {
+		return state.FirstSeq, nil
+	}
+	keep := state.LastSeq + 1
+	for p := range s.shape.Partitions {
+		pos, err := committed.Get(ctx, p)
+		if err != nil {
+			return 0, err
+		}
+		m, found, err := next(ctx, s.js.Conn(), pos.LastSeq+1, ofPartition(p))
+		if err != nil {
+			return 0, err
+		}
+		if found {
+			keep = min(keep, m.Seq)
+		}
+	}
+	newest := state.LastTime
+	if now := time.Now(); now.Before(newest) {
+		newest = now
+	}
+	keep, err = s.firstSince(ctx, state.FirstSeq, keep, newest.Add(-retention))
+	if err != nil || keep <= state.FirstSeq {
+		return state.FirstSeq, err
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+		return state.FirstSeq, fmt.Errorf("trim stream %s to sequence %d: %w", events.StreamAudit, keep, err)
+	}
+	return keep, nil
+}
+
+// firstSince returns the sequence of the first message from lo on that is not older than t, or hi when those before hi all are.
+func (s *Source) firstSince(ctx context.Context, lo, hi uint64, t time.Time) (uint64, error) {
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		m, found, err := next(ctx, s.js.Conn(), mid, events.SubjectLog)
+		if err != nil {
+			return 0, err
+		}
+		switch {
+		case !found || m.Seq >= hi:
+			hi = mid
+		case m.Time.Before(t):
+			lo = m.Seq + 1
+		default:
+			hi = mid
+		}
+	}
+	return lo, nil
+}

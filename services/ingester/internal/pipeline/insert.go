@@ -1,0 +1,151 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"example.com/auditlog/services/ingester/internal/ledger"
+)
+
+// insertion is one block on its way into the table, under a token that stands for exactly these rows for ever.
+type insertion struct {
+	token string
+	rows  Block
+	seqs  []uint64
+	// sent: the token may have been seen by the server. An OK is then no proof: it also means "I have dropped this, I know the token",
+	// and the server writes the token down before the rows.
+	sent bool
+}
+
+// insert puts the rows of one month into the table. With doubt, some insert of them may have happened, or be running.
+//
+// Looking decides, tokens only save work: an insert whose outcome is not known is followed by a read-back of which sequences are there. As
+// long as none is, the same token goes again, so that a first attempt that was only slow, or a former driver that wakes up, is folded into
+// it. Rows get a fresh token when theirs was used up without them, or when only some of a block are missing.
+func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt bool) error {
+	in := insertion{token: fmt.Sprintf("%s%d:0", d.tokenPrefix(r), m.Month), rows: m.rows, seqs: m.seqs, sent: doubt}
+	pause := d.newBackoff("insert")
+	burnt := false
+	for {
+		if doubt {
+			missing, err := d.missing(ctx, r, m)
+			if err != nil || len(missing) == 0 {
+				return err
+			}
+			if burnt || len(missing) != len(in.seqs) {
+				fresh := d.reinsertion(r, m, missing)
+				defer d.blocks.put(fresh.rows)
+				in, burnt = fresh, false
+			}
+		}
+		if !d.members.Valid() {
+			// Others may count us as dead by now and do this themselves.
+			return fmt.Errorf("insert batch %d of partition %d: %w", r.Batch, d.partition, ErrLost)
+		}
+		start := time.Now()
+		err := d.sink.Insert(ctx, in.rows, in.token)
+		d.metrics.insertSeconds.Observe(time.Since(start).Seconds())
+		if err == nil && !in.sent {
+			return nil
+		}
+		if err == nil {
+			burnt = true // unless the next look finds the rows
+			continue
+		}
+		switch Classify(err, Fatal) {
+		case InDoubt:
+			doubt, in.sent = true, true
+			d.metrics.inDoubt.Inc()
+		case Transient:
+		default:
+			return fmt.Errorf("insert batch %d of partition %d: %w", r.Batch, d.partition, err)
+		}
+		if err := pause.wait(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// missing waits until no insert of the batch runs any more and returns which rows of the block are not in the table.
+func (d *driver) missing(ctx context.Context, r ledger.Record, m monthRows) (map[uint64]struct{}, error) {
+	if err := d.settle(ctx, r); err != nil {
+		return nil, err
+	}
+	there, err := d.readBack(ctx, r, m.Block)
+	if err != nil {
+		return nil, err
+	}
+	missing := make(map[uint64]struct{})
+	for _, seq := range m.seqs {
+		if _, ok := there[seq]; !ok {
+			missing[seq] = struct{}{}
+		}
+	}
+	d.metrics.skippedRows.Add(float64(len(m.seqs) - len(missing)))
+	d.log.InfoContext(ctx, "looked whether an insert was applied", slog.Uint64("batch", r.Batch), slog.Int("month", m.Month),
+		slog.Int("rows", len(m.seqs)), slog.Int("rows_missing", len(missing)))
+	return missing, nil
+}
+
+// reinsertion is the missing rows of the block under a token nobody has used.
+func (d *driver) reinsertion(r ledger.Record, m monthRows, missing map[uint64]struct{}) insertion {
+	in := insertion{token: fmt.Sprintf("%s%d:%s", d.tokenPrefix(r), m.Month, rand.Text()), rows: d.blocks.get()}
+	for i := range m.msgs {
+		msg := &m.msgs[i]
+		if _, ok := missing[msg.Seq]; !ok {
+			continue
+		}
+		tenant, err := d.decode(msg)
+		if err != nil {
+			continue // cannot be: the same bytes were a row before
+		}
+		in.rows.Append(d.partition, tenant, msg.Seq, msg.Time, &d.raw)
+		in.seqs = append(in.seqs, msg.Seq)
+	}
+	return in
+}
+
+// tokenPrefix is what every token of the batch begins with, and no token of another batch.
+func (d *driver) tokenPrefix(r ledger.Record) string {
+	return fmt.Sprintf("%s%d:%d:", d.cfg.TokenPrefix, d.partition, r.Batch)
+}
+
+func (d *driver) settle(ctx context.Context, r ledger.Record) error {
+	_, err := retry(ctx, d, "wait for running inserts", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, d.sink.Settle(ctx, d.tokenPrefix(r))
+	})
+	return err
+}
+
+func (d *driver) readBack(ctx context.Context, r ledger.Record, b ledger.Block) (map[uint64]struct{}, error) {
+	return retry(ctx, d, "read back what is in the table", func(ctx context.Context) (map[uint64]struct{}, error) {
+		return d.sink.ReadBack(ctx, d.partition, r.FirstSeq, r.LastSeq, b.MinCreated, b.MaxCreated)
+	})
+}
+
+// append writes e into the ledger.
+func (d *driver) append(ctx context.Context, e ledger.Entry) (ledger.Record, error) {
+	e.CommittedThrough, e.Writer = d.committed, d.cfg.Instance
+	return retry(ctx, d, "append to the ledger", func(ctx context.Context) (ledger.Record, error) {
+		d.appendedAt = time.Now()
+		return d.ledger.Append(ctx, e)
+	})
+}
+
+// bury publishes dead letters.
+func (d *driver) bury(ctx context.Context, dead []DeadLetter) error {
+	if len(dead) == 0 {
+		return nil
+	}
+	if _, err := retry(ctx, d, "publish dead letters", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, d.dead.Publish(ctx, dead)
+	}); err != nil {
+		return err
+	}
+	d.metrics.deadLetters.Add(float64(len(dead)))
+	d.log.WarnContext(ctx, "messages refused", slog.Int("messages", len(dead)), slog.Uint64("first_seq", dead[0].Seq), slog.String("first_reason", dead[0].Reason))
+	return nil
+}

@@ -1,0 +1,110 @@
+package pipeline
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// monitorEvery is how often what has to be asked for is asked.
+const monitorEvery = 2 * time.Second
+
+// metrics has no label for tenants: there may be any number of them.
+type metrics struct {
+	batchEvents     prometheus.Histogram
+	insertSeconds   prometheus.Histogram
+	rows            prometheus.Counter
+	deadLetters     prometheus.Counter
+	skippedRows     prometheus.Counter
+	skippedMessages prometheus.Counter
+	inDoubt         prometheus.Counter
+	lost            prometheus.Counter
+	retries         *prometheus.CounterVec
+
+	pending atomic.Uint64
+}
+
+func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "audit", Subsystem: "ingester", Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "audit", Subsystem: "ingester", Name: name, Help: help, Buckets: buckets})
+		reg.MustRegister(h)
+		return h
+	}
+	gauge := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "audit", Subsystem: "ingester", Name: name, Help: help}, fn))
+	}
+	m := &metrics{
+		batchEvents:     histogram("batch_events", "Messages in each batch.", prometheus.ExponentialBuckets(1, 4, 9)),
+		insertSeconds:   histogram("insert_seconds", "Duration of each insert of a block, whatever its outcome.", prometheus.ExponentialBuckets(0.001, 2, 16)),
+		rows:            counter("rows_total", "Rows committed."),
+		deadLetters:     counter("dead_letters_total", "Messages sent to the dead letters."),
+		skippedRows:     counter("rows_already_there_total", "Rows that were found in the table when an insert in doubt was settled, and not sent again."),
+		skippedMessages: counter("messages_skipped_total", "Messages delivered that another process drives or that were taken in before."),
+		inDoubt:         counter("inserts_in_doubt_total", "Inserts whose outcome had to be read back."),
+		lost:            counter("partitions_lost_total", "Partitions let go of because another process drives them, or may."),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "audit", Subsystem: "ingester", Name: "retries_total",
+			Help: "Attempts that failed and were or will be made again."}, []string{"what"}),
+	}
+	reg.MustRegister(m.retries)
+	gauge("partitions_driven", "Partitions this process drives and reads.", func() float64 { return float64(p.reading()) })
+	gauge("memory_bytes", "Messages in memory.", func() float64 { return float64(p.memory.inUse()) })
+	gauge("lag_messages", "Messages of this process's partitions that are not yet in the table.", func() float64 { return float64(p.lagMessages()) })
+	gauge("lag_seconds", "Age of the oldest message in memory that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
+	return m
+}
+
+// monitor keeps the metrics that have to be asked for.
+func (p *Pipeline) monitor(ctx context.Context) {
+	ticker := time.NewTicker(monitorEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			actx, cancel := context.WithTimeout(ctx, monitorEvery)
+			if n, err := p.source.Pending(actx); err == nil {
+				p.metrics.pending.Store(n)
+			}
+			cancel()
+		}
+	}
+}
+
+// reading is how many partitions are recovered and read.
+func (p *Pipeline) reading() (n int) {
+	for _, d := range p.running() {
+		if _, ok := d.position(); ok {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *Pipeline) lagMessages() uint64 {
+	n := p.metrics.pending.Load()
+	for _, d := range p.running() {
+		n += uint64(d.waiting()) //nolint:gosec // a count
+	}
+	return n
+}
+
+// lag is the age of the oldest message that is in memory and not in the table.
+func (p *Pipeline) lag(now time.Time) (lag time.Duration) {
+	for _, d := range p.running() {
+		if t := d.oldest(); !t.IsZero() {
+			lag = max(lag, now.Sub(t))
+		}
+	}
+	return lag
+}
+
+// Reading says how many of the wanted partitions are recovered and read, for a readiness check.
+func (p *Pipeline) Reading() (reading, wanted int) { return p.reading(), len(p.members.Wanted()) }

@@ -1,0 +1,36 @@
+package pipeline
+
+import (
+	"sync"
+	"time"
+)
+
+// pacer lets batches that are not full go while there are few of them, over all partitions: with a trickle every event goes at once, and
+// at a steady rate batches grow instead of their number. It is a bucket of permits that fills at rate a second. Safe for concurrent use.
+type pacer struct {
+	rate, burst float64
+
+	mu    sync.Mutex
+	level float64
+	at    time.Time
+}
+
+func newPacer(rate float64) *pacer {
+	burst := max(1, rate/4)
+	return &pacer{rate: rate, burst: burst, level: burst}
+}
+
+// take takes a permit if there is one, else it says when the next one comes. With force it takes one in any case.
+func (p *pacer) take(now time.Time, force bool) (bool, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.at.IsZero() && now.After(p.at) {
+		p.level = min(p.burst, p.level+p.rate*now.Sub(p.at).Seconds())
+	}
+	p.at = now
+	if p.level < 1 && !force {
+		return false, now.Add(time.Duration((1 - p.level) / p.rate * float64(time.Second)))
+	}
+	p.level = max(p.level-1, -p.burst)
+	return true, now
+}
