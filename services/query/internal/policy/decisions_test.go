@@ -3,7 +3,6 @@ package policy
 import (
 	"bufio"
 	"cmp"
-	"context"
 	"os"
 	"strings"
 	"testing"
@@ -26,13 +25,13 @@ func TestBuiltinDecisions(t *testing.T) {
 			continue
 		}
 		lines++
-		question, want, ok := strings.Cut(line, "->")
+		text, want, ok := strings.Cut(line, "->")
 		if !ok {
 			t.Fatalf("no -> in %q", line)
 		}
-		got := answer(e, question)
+		got := describe(e.Decide(t.Context(), question(text)))
 		if want = strings.TrimSpace(want); got != want {
-			t.Errorf("%s\n got %s\nwant %s", question, got, want)
+			t.Errorf("%s\n got %s\nwant %s", text, got, want)
 		}
 	}
 	if lines < 20 {
@@ -40,10 +39,10 @@ func TestBuiltinDecisions(t *testing.T) {
 	}
 }
 
-// answer decides a question such as "auditor types=invoice,bill ?resource_type=payroll export".
-func answer(e *Engine, question string) string {
+// question is the request of a line such as "auditor types=invoice,bill ?resource_type=payroll export".
+func question(text string) Request {
 	r := ask()
-	for _, word := range strings.Fields(question) {
+	for _, word := range strings.Fields(text) {
 		name, value, _ := strings.Cut(word, "=")
 		values := strings.Split(value, ",")
 		switch name {
@@ -60,7 +59,7 @@ func answer(e *Engine, question string) string {
 		case "expires":
 			d, err := time.ParseDuration(value)
 			if err != nil {
-				return err.Error()
+				panic(err)
 			}
 			r.Principal.ExpiresAt = noon.Add(d)
 		case "?actor_id":
@@ -74,7 +73,7 @@ func answer(e *Engine, question string) string {
 			r.Principal.Roles = append(r.Principal.Roles, name)
 		}
 	}
-	return describe(e.Decide(context.Background(), r))
+	return r
 }
 
 func describe(d Decision) string {

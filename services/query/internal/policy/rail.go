@@ -62,7 +62,16 @@ func (r rail) and(b rail) rail {
 }
 
 // or is `a || b`, the mirror image.
-func (r rail) or(b rail) rail { return r.not().and(b.not()).not() }
+func (r rail) or(b rail) rail {
+	if r.total && b.total {
+		return totalRail(predicate.Or(r.t, b.t))
+	}
+	second := b.t
+	if !r.total {
+		second = predicate.And(r.n, b.t)
+	}
+	return rail{t: predicate.Or(r.t, second), n: predicate.And(r.n, b.n)}.settled()
+}
 
 // choose is `if c then a else b`.
 func (r rail) choose(a, b rail) rail {
