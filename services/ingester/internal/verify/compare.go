@@ -1,0 +1,231 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/verify/replay"
+)
+
+// comparison holds messages of one partition against the rows of the same range of sequences.
+type comparison struct {
+	*verifier
+	partition int
+	rows      map[uint64]*clickhouse.Row // those no message was seen of yet
+	absent    []absentRow
+}
+
+// absentRow is an event without a row of its own: folded into an older copy, or missing.
+type absentRow struct {
+	clickhouse.Key
+	seq, batch uint64
+	pending    bool
+}
+
+func (v *verifier) newComparison(ctx context.Context, p int, tenant *uuid.UUID, from, to uint64) (*comparison, error) {
+	rows, err := v.Table.Rows(ctx, p, tenant, from, to)
+	if err != nil {
+		return nil, err
+	}
+	c := &comparison{verifier: v, partition: p, rows: make(map[uint64]*clickhouse.Row, len(rows))}
+	for i := range rows {
+		r := &rows[i]
+		if _, twice := c.rows[r.StreamSeq]; twice {
+			v.report.add(c.rowFinding(Duplicate, r, "the row is there more than once"))
+			continue
+		}
+		c.rows[r.StreamSeq] = r
+	}
+	v.report.Rows += uint64(len(c.rows))
+	return c, nil
+}
+
+func (c *comparison) rowFinding(k Kind, r *clickhouse.Row, detail string) Finding {
+	return Finding{Kind: k, Partition: c.partition, Seq: r.StreamSeq, Tenant: r.TenantID.String(), ID: r.ID.String(), Detail: detail}
+}
+
+// message compares one message of a batch with its row, and says whether it is an event at all.
+func (c *comparison) message(m *replay.Message, batch uint64, pending bool) (event bool) {
+	c.report.Messages++
+	tenant, ev, ok := c.judge.Row(m)
+	if !ok {
+		c.report.DeadLetters++
+		c.undelivered = append(c.undelivered, Finding{Kind: Undelivered, Partition: c.partition, Batch: batch, Seq: m.Seq, Detail: "the message was refused and is not among the dead letters"})
+		return false
+	}
+	r, there := c.rows[m.Seq]
+	if !there {
+		key := clickhouse.Key{Tenant: tenant, ID: ev.ID, CreatedAt: ev.CreatedAt}
+		c.absent = append(c.absent, absentRow{Key: key, seq: m.Seq, batch: batch, pending: pending})
+		return true
+	}
+	delete(c.rows, m.Seq)
+	if fields := differences(r, tenant, m.Time, ev); len(fields) > 0 {
+		f := c.rowFinding(Differing, r, "the row differs from the message in "+strings.Join(fields, ", "))
+		f.Batch = batch
+		c.report.add(f)
+	}
+	return true
+}
+
+// skipped reports a message that no batch holds.
+func (c *comparison) skipped(m *replay.Message) {
+	c.report.add(Finding{Kind: Skipped, Partition: c.partition, Seq: m.Seq, Detail: "the message lies between two batches: it was never ingested"})
+	if r, there := c.rows[m.Seq]; there {
+		c.report.add(c.rowFinding(Surplus, r, "the row is of no batch"))
+		delete(c.rows, m.Seq)
+	}
+}
+
+// surplus reports the rows from a sequence on of which there was no message.
+func (c *comparison) surplus(from uint64) {
+	for seq, r := range c.rows {
+		if seq >= from {
+			c.report.add(c.rowFinding(Surplus, r, "the row comes from no event of the stream"))
+		}
+	}
+}
+
+// settle decides about the events without a row.
+func (c *comparison) settle(ctx context.Context) error {
+	if err := c.settleDead(ctx); err != nil || len(c.absent) == 0 {
+		return err
+	}
+	keys := make([]clickhouse.Key, len(c.absent))
+	for i, a := range c.absent {
+		keys[i] = a.Key
+	}
+	firsts, err := c.Table.FirstCopies(ctx, c.partition, keys)
+	if err != nil {
+		return err
+	}
+	for _, a := range c.absent {
+		first, ok := firsts[a.Key]
+		switch {
+		case ok && first < a.seq:
+			c.report.Folded++
+		case a.pending:
+			c.report.Pending++
+		default:
+			c.report.add(Finding{Kind: Missing, Partition: c.partition, Batch: a.batch, Seq: a.seq, Tenant: a.Tenant.String(), ID: a.ID.String(),
+				Detail: "the event is not in the table"})
+		}
+	}
+	return nil
+}
+
+// settleDead looks whether what was refused is among the dead letters. Once letters were removed there, their absence proves nothing.
+func (v *verifier) settleDead(ctx context.Context) (err error) {
+	if len(v.undelivered) == 0 {
+		return nil
+	}
+	if v.dead == nil {
+		if v.dead, v.deadRemoved, err = v.Reader.DeadLetters(ctx); err != nil {
+			return err
+		}
+	}
+	for _, f := range v.undelivered {
+		if _, there := v.dead[f.Seq]; !there && !v.deadRemoved {
+			v.report.add(f)
+		}
+	}
+	v.undelivered = v.undelivered[:0]
+	return nil
+}
+
+// differences names the fields in which a row is not what its message says.
+func differences(r *clickhouse.Row, tenant uuid.UUID, ingested time.Time, ev *events.Raw) (fields []string) {
+	for _, f := range []struct {
+		name string
+		same bool
+	}{
+		{"tenant_id", r.TenantID == tenant},
+		{"id", r.ID == ev.ID},
+		{"created_at", r.CreatedAt.UnixMicro() == ev.CreatedAt},
+		{"actor_id", r.ActorID == string(ev.ActorID)},
+		{"actor_type", r.ActorType == string(ev.ActorType)},
+		{"action", r.Action == string(ev.Action)},
+		{"resource_type", r.ResourceType == string(ev.ResourceType)},
+		{"resource_id", r.ResourceID == string(ev.ResourceID)},
+		{"metadata", r.Metadata == string(ev.Metadata)},
+		{"reasoning", (r.Reasoning != nil) == ev.HasReasoning && (r.Reasoning == nil || *r.Reasoning == string(ev.Reasoning))},
+		{"ingested_at", r.IngestedAt.UnixMicro() == ingested.UnixMicro()},
+	} {
+		if !f.same {
+			fields = append(fields, f.name)
+		}
+	}
+	return fields
+}
+
+// shortfall is rows of a batch that are not there and of which the stream has no message any more.
+type shortfall struct {
+	entry ledger.Record
+	rows  uint64
+}
+
+// trimmed compares the part of an entry that the stream does not hold any more by count; known is how many rows the rest is.
+func (c *comparison) trimmed(e ledger.Record, known int, streamFirst uint64) (shortfall, bool) {
+	if streamFirst <= e.FirstSeq {
+		return shortfall{}, false
+	}
+	there := 0
+	for seq := range c.rows {
+		if seq >= e.FirstSeq && seq <= e.LastSeq && seq < streamFirst {
+			there++
+		}
+	}
+	want := e.Rows - known
+	if there > want {
+		c.report.addMany(Finding{Kind: Surplus, Partition: c.partition, Batch: e.Batch,
+			Detail: fmt.Sprintf("%d rows more than the ledger says, of messages the stream does not hold any more", there-want)}, uint64(there-want))
+	}
+	c.report.Messages += uint64(max(0, e.Messages-known))
+	return shortfall{e, uint64(max(0, want-there))}, there < want
+}
+
+// settleTrimmed says of rows that are not there whether they can have been folded: the first copy of an event has its created_at, so there must be
+// enough older rows in the batch's own span of time.
+func (v *verifier) settleTrimmed(ctx context.Context, p int, all []shortfall) error {
+	for _, s := range all {
+		var older uint64
+		for _, b := range s.entry.Blocks {
+			n, err := v.Table.CountCreated(ctx, p, s.entry.LastSeq, b.MinCreated, b.MaxCreated)
+			if err != nil {
+				return err
+			}
+			older += n
+		}
+		if older >= s.rows {
+			v.report.Unproven += s.rows
+			continue
+		}
+		v.report.addMany(Finding{Kind: Missing, Partition: p, Batch: s.entry.Batch, Detail: fmt.Sprintf(
+			"%d rows fewer than the ledger says, and the stream does not hold the messages any more", s.rows)}, s.rows)
+	}
+	return nil
+}
+
+// sortFindings puts them in the order of partition and sequence.
+func sortFindings(f []Finding) {
+	slices.SortStableFunc(f, func(a, b Finding) int {
+		if a.Partition != b.Partition {
+			return a.Partition - b.Partition
+		}
+		switch {
+		case a.Seq < b.Seq:
+			return -1
+		case a.Seq > b.Seq:
+			return 1
+		}
+		return 0
+	})
+}

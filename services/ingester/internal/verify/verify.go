@@ -1,0 +1,238 @@
+// Package verify compares ledger, stream and table, and says what does not agree.
+//
+// The shallow form compares the ledger's counts with the table's and reads messages again only where they differ. The deep form reads every
+// message again, computes each batch's hash, and compares every field of every row.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/verify/replay"
+)
+
+const (
+	// groupBatches bounds the ledger entries that one query counts.
+	groupBatches = 500
+	// chunkMessages is about how many messages and rows are compared in memory at once.
+	chunkMessages = 20_000
+	// maxReused bounds the reused ids that are listed.
+	maxReused = 20
+)
+
+// System is what is compared.
+type System struct {
+	Ledger    *ledger.Ledger
+	Positions *ledger.Positions
+	Reader    *replay.Reader
+	Table     *clickhouse.Store
+	// Partitions is how many the stream has.
+	Partitions int
+}
+
+// Options says what to verify.
+type Options struct {
+	// Tenant narrows it to one tenant: the chain of its partition, and all of its messages and rows, as thoroughly as Deep.
+	Tenant *uuid.UUID
+	// Deep reads every message again.
+	Deep bool
+}
+
+// Run verifies everything, or one tenant. It may run beside live ingest: what is being inserted meanwhile is counted as pending. The error says why it
+// could not be done; what was found is in the report, which is nil then.
+func Run(ctx context.Context, s System, opts Options) (*Report, error) {
+	v := &verifier{System: s, report: &Report{Deep: opts.Deep}, deep: opts.Deep}
+	if opts.Tenant != nil {
+		v.report.Tenant = opts.Tenant.String()
+		if err := v.tenant(ctx, *opts.Tenant); err != nil {
+			return nil, fmt.Errorf("verify tenant %s: %w", opts.Tenant, err)
+		}
+		return v.done(), nil
+	}
+	for p := range s.Partitions {
+		if err := v.partition(ctx, p); err != nil {
+			return nil, fmt.Errorf("verify partition %d: %w", p, err)
+		}
+	}
+	if err := v.foreignPartitions(ctx); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	return v.done(), nil
+}
+
+// verifier is one run.
+type verifier struct {
+	System
+	report *Report
+	deep   bool
+	judge  replay.Judge
+
+	dead        map[uint64]struct{} // sequences of the dead letters, once they were needed
+	deadRemoved bool
+	undelivered []Finding // of refused messages not yet looked for there
+}
+
+func (v *verifier) done() *Report {
+	sortFindings(v.report.Findings)
+	return v.report
+}
+
+// progress is how far a partition was committed when its check began.
+type progress struct {
+	last      ledger.Record
+	committed uint64 // batch
+}
+
+func (v *verifier) progress(ctx context.Context, p int) (progress, error) {
+	last, err := v.Ledger.Last(ctx, p)
+	if err != nil {
+		return progress{}, err
+	}
+	pos, err := v.Positions.Get(ctx, p)
+	if err != nil {
+		return progress{}, err
+	}
+	return progress{last: last, committed: max(last.CommittedThrough, pos.Batch)}, nil
+}
+
+// partition checks one partition with everything in it.
+func (v *verifier) partition(ctx context.Context, p int) error {
+	at, err := v.progress(ctx, p)
+	if err != nil && !errors.Is(err, ledger.ErrCorrupt) {
+		return err
+	}
+	w := walk{verifier: v, partition: p, at: at, prev: ledger.Record{Entry: ledger.Entry{Partition: p}}}
+	if err == nil {
+		err = v.Reader.Entries(ctx, p, 0, func(r ledger.Record) error { return w.entry(ctx, r) })
+	}
+	if errors.Is(err, ledger.ErrCorrupt) {
+		v.report.add(Finding{Kind: Chain, Partition: p, Detail: err.Error()})
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.end(ctx); err != nil {
+		return err
+	}
+	if v.deep {
+		return v.reused(ctx, p, nil)
+	}
+	return nil
+}
+
+// foreignPartitions looks for rows of partitions that the stream does not have.
+func (v *verifier) foreignPartitions(ctx context.Context) error {
+	counts, err := v.Table.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	for p, n := range counts {
+		if p >= v.Partitions {
+			v.report.addMany(Finding{Kind: Surplus, Partition: p, Detail: fmt.Sprintf("%d rows of a partition that the stream does not have", n)}, n)
+		}
+	}
+	return nil
+}
+
+func (v *verifier) reused(ctx context.Context, p int, tenant *uuid.UUID) error {
+	if len(v.report.ReusedIDs) >= maxReused {
+		return nil
+	}
+	ids, err := v.Table.ReusedIDs(ctx, p, tenant, maxReused-len(v.report.ReusedIDs))
+	v.report.ReusedIDs = append(v.report.ReusedIDs, ids...)
+	return err
+}
+
+// tenant checks the chain of the tenant's partition and all of the tenant's messages that are committed.
+func (v *verifier) tenant(ctx context.Context, tenant uuid.UUID) error {
+	p := events.Partition(tenant, v.Partitions)
+	at, err := v.progress(ctx, p)
+	if err != nil {
+		return err
+	}
+	through := uint64(0) // the last sequence that is committed
+	prev := ledger.Record{Entry: ledger.Entry{Partition: p}}
+	err = v.Reader.Entries(ctx, p, 0, func(r ledger.Record) error {
+		if err := ledger.CheckLink(prev, r); err != nil {
+			v.report.add(Finding{Kind: Chain, Partition: p, Batch: r.Batch, Detail: err.Error()})
+		}
+		if r.Batch <= at.committed {
+			through = r.LastSeq
+		}
+		v.report.Batches++
+		prev = r
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := v.tenantMessages(ctx, p, tenant, through); err != nil {
+		return err
+	}
+	return v.reused(ctx, p, &tenant)
+}
+
+// tenantMessages compares the tenant's messages up to a sequence with its rows, a chunk at a time.
+func (v *verifier) tenantMessages(ctx context.Context, p int, tenant uuid.UUID, through uint64) error {
+	streamFirst, _, err := v.Reader.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	from := streamFirst
+	var chunk []replay.Message
+	compare := func(to uint64) error {
+		c, err := v.newComparison(ctx, p, &tenant, from, to)
+		if err != nil {
+			return err
+		}
+		for i := range chunk {
+			c.message(&chunk[i], 0, false)
+		}
+		c.surplus(from)
+		from, chunk = to+1, chunk[:0]
+		return c.settle(ctx)
+	}
+	err = v.Reader.Messages(ctx, p, &tenant, from, through, func(m replay.Message) error {
+		if chunk = append(chunk, m); len(chunk) < chunkMessages {
+			return nil
+		}
+		return compare(m.Seq)
+	})
+	if err != nil || from > through {
+		return err
+	}
+	if err := compare(through); err != nil {
+		return err
+	}
+	return v.beyond(ctx, p, &tenant)
+}
+
+// beyond looks for rows above everything the ledger knows: nobody can have ingested them. The table is asked first, so that an entry written
+// meanwhile excuses its rows.
+func (v *verifier) beyond(ctx context.Context, p int, tenant *uuid.UUID) error {
+	last, err := v.Ledger.Last(ctx, p)
+	if err != nil {
+		return err
+	}
+	seqs, err := v.Table.Sequences(ctx, p, tenant, last.LastSeq+1, math.MaxUint64)
+	if err != nil || len(seqs) == 0 {
+		return err
+	}
+	if last, err = v.Ledger.Last(ctx, p); err != nil {
+		return err
+	}
+	for _, seq := range seqs {
+		if seq > last.LastSeq {
+			v.report.add(Finding{Kind: Surplus, Partition: p, Seq: seq, Detail: "a row after the last batch of the ledger"})
+		}
+	}
+	return nil
+}
