@@ -52,6 +52,9 @@ type Config struct {
 	Flushers int
 	// TrimEvery is how often the stream is trimmed (AUDIT_TRIM_INTERVAL).
 	TrimEvery time.Duration
+
+	// heartbeat replaces lease.DefaultHeartbeat in tests that wait for a process to count as dead.
+	heartbeat time.Duration
 }
 
 // ConfigFromEnv reads the settings from environment variables. The error names every one that is wrong.

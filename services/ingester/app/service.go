@@ -87,11 +87,12 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		return nil, err
 	}
 	s.source = jetstream.NewSource(js, shape, log)
-	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions}, heartbeats, log, deps.Registerer)
+	heartbeat, ttl := cfg.lease()
+	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, deps.Registerer)
 	s.pipe = pipeline.New(pipeline.Config{
 		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
-		TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
+		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
 	}, pipeline.Deps{
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
 		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
@@ -100,7 +101,16 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 }
 
 func (c Config) shape() jetstream.Shape {
-	return jetstream.Shape{Partitions: c.Partitions, Replicas: c.Replicas, MaxBytes: c.StreamMaxBytes, HeartbeatTTL: lease.DefaultTTL}
+	_, ttl := c.lease()
+	return jetstream.Shape{Partitions: c.Partitions, Replicas: c.Replicas, MaxBytes: c.StreamMaxBytes, HeartbeatTTL: ttl}
+}
+
+// lease is the time between heartbeats, and how long one counts.
+func (c Config) lease() (heartbeat, ttl time.Duration) {
+	if c.heartbeat == 0 {
+		return lease.DefaultHeartbeat, lease.DefaultTTL
+	}
+	return c.heartbeat, c.heartbeat * lease.DefaultTTL / lease.DefaultHeartbeat
 }
 
 // setupWait bounds how long New waits for a NATS server that is there and has no JetStream yet, as one that has just started.
