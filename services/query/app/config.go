@@ -1,0 +1,88 @@
+package app
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"example.com/auditlog/pkg/service/natsconn"
+	"example.com/auditlog/pkg/service/settings"
+	"example.com/auditlog/services/query/internal/clickhouse"
+	"example.com/auditlog/services/query/internal/httpapi"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// Defaults of the settings.
+const (
+	DefaultHTTPAddr      = "127.0.0.1:8080"
+	DefaultOpsAddr       = "127.0.0.1:9102"
+	DefaultClickHouseURL = "clickhouse://127.0.0.1:9000/audit"
+	// DefaultPartitions is the P of the pipeline.
+	DefaultPartitions = 16
+)
+
+// Config is the query service's settings. See ConfigFromEnv for the variables.
+type Config struct {
+	NATS natsconn.Config
+	// ClickHouseURL is a clickhouse-go DSN with the native protocol.
+	ClickHouseURL string
+	// HTTPAddr is where the API listens, OpsAddr where health and metrics do.
+	HTTPAddr, OpsAddr string
+	// PolicyDir holds *.cedar files; empty stands for the built-in policies.
+	PolicyDir string
+	// Unreadable says how to answer filters that leave only rows the key may not see.
+	Unreadable policy.Unreadable
+	// Partitions is the P of the stream's subject transform. With another number nothing would be found.
+	Partitions int
+	// RateLimit is requests per second and key; 0 means no limit.
+	RateLimit float64
+	// MaxConcurrent bounds the queries that run at the same time. Too many slow each other down, too few leave cores idle.
+	MaxConcurrent int
+	// QueryTimeout is the time budget of one request at the store.
+	QueryTimeout time.Duration
+	LogLevel     slog.Level
+}
+
+// ConfigFromEnv reads the settings. The error names every variable that is wrong.
+func ConfigFromEnv(getenv func(string) string) (Config, error) {
+	r := settings.New(getenv)
+	cfg := Config{
+		NATS:          natsconn.FromSettings(r),
+		ClickHouseURL: r.URL("AUDIT_CLICKHOUSE_URL", DefaultClickHouseURL, "clickhouse", "tcp"),
+		HTTPAddr:      r.Addr("AUDIT_HTTP_ADDR", DefaultHTTPAddr),
+		OpsAddr:       r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr),
+		PolicyDir:     policyDir(r),
+		Unreadable:    unreadable(r),
+		Partitions:    r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, 1<<16),
+		RateLimit:     r.Float("AUDIT_RATE_LIMIT", httpapi.DefaultRateLimit, 0, 1e6),
+		MaxConcurrent: r.Int("AUDIT_MAX_CONCURRENT", httpapi.DefaultMaxConcurrent, 1, 10_000),
+		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
+		LogLevel:      r.LogLevel(),
+	}
+	if r.Err() == nil {
+		if err := clickhouse.CheckDSN(cfg.ClickHouseURL); err != nil {
+			r.Faultf("AUDIT_CLICKHOUSE_URL", "%v", err)
+		}
+	}
+	return cfg, r.Err()
+}
+
+func policyDir(r *settings.Reader) string {
+	dir := r.File("AUDIT_POLICY_DIR")
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		r.Faultf("AUDIT_POLICY_DIR", "%q must be a directory of *.cedar files", dir)
+	}
+	return dir
+}
+
+func unreadable(r *settings.Reader) policy.Unreadable {
+	switch v := r.String("AUDIT_UNREADABLE", "forbid"); v {
+	case "forbid":
+		return policy.UnreadableForbid
+	case "empty":
+		return policy.UnreadableEmpty
+	default:
+		r.Faultf("AUDIT_UNREADABLE", "%q must be forbid (403) or empty (a page without events)", v)
+		return policy.UnreadableForbid
+	}
+}

@@ -1,0 +1,138 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"example.com/auditlog/pkg/service/natsconn"
+	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/clickhouse"
+	"example.com/auditlog/services/query/internal/httpapi"
+	"example.com/auditlog/services/query/internal/keys"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// Deps are what a service is given; both are required.
+type Deps struct {
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service is a query service: it knows its keys and policies and has its address, and answers once Run runs.
+type Service struct {
+	log    *slog.Logger
+	nc     *nats.Conn
+	reader *clickhouse.Reader
+	keys   *keys.Follower
+	engine *policy.Engine
+	api    *httpapi.Server
+}
+
+// New connects to NATS, loads keys and policies, and listens. ClickHouse may be away. What it opened is closed by Run or Close.
+func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
+	s := &Service{log: deps.Log}
+	if err := s.open(ctx, cfg, deps); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
+	if s.engine, err = policy.Open(cfg.PolicyDir, s.log, deps.Registerer); err != nil {
+		return err
+	}
+	s.engine.OnUnreadable = cfg.Unreadable
+	s.reader, err = clickhouse.Open(clickhouse.Config{
+		DSN: cfg.ClickHouseURL, Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent,
+	}, s.log)
+	if err != nil {
+		return err
+	}
+	if s.nc, err = natsconn.Connect(cfg.NATS, "auditlog-query", s.log); err != nil {
+		return err
+	}
+	if err := checkPartitions(ctx, s.nc, cfg.Partitions, s.log); err != nil {
+		return err
+	}
+	secret, err := keys.CursorSecret(ctx, s.nc)
+	if err != nil {
+		return err
+	}
+	cursors, err := audit.NewCursors(secret)
+	if err != nil {
+		return fmt.Errorf("use the secret in bucket %s: %w", keys.SecretBucket, err)
+	}
+	if s.keys, err = keys.Follow(ctx, s.nc, s.log); err != nil {
+		return err
+	}
+	if err := registerStaleness(deps.Registerer, s.keys); err != nil {
+		return err
+	}
+	s.api, err = httpapi.Listen(ctx, httpapi.Config{
+		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, QueryTimeout: cfg.QueryTimeout,
+	}, httpapi.Deps{
+		Events: s.reader, Keys: s.keys, Gate: s.engine, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
+	})
+	return err
+}
+
+func registerStaleness(reg prometheus.Registerer, f *keys.Follower) error {
+	err := reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audit_query_keys_stale_seconds", Help: "Time since the copy of the API keys was last proven to be complete.",
+	}, func() float64 { return f.Staleness().Seconds() }))
+	if err != nil {
+		return fmt.Errorf("register the metric of the keys: %w", err)
+	}
+	return nil
+}
+
+// Addr is where the API listens, with the real port when 0 was asked for.
+func (s *Service) Addr() string { return s.api.Addr() }
+
+// Run serves until ctx is done, lets requests that are under way finish, and closes everything.
+func (s *Service) Run(ctx context.Context) error {
+	s.log.Info("serving the API", slog.String("addr", s.Addr()))
+	g, serving := errgroup.WithContext(ctx)
+	// Requests that are under way still need the keys and policies when serving ends.
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g.Go(func() error { defer stop(); return s.api.Run(serving) })
+	g.Go(func() error { return s.keys.Run(following) })
+	g.Go(func() error { return s.engine.Run(following) })
+	err := g.Wait()
+	return errors.Join(err, s.Close())
+}
+
+// Close ends a service that does not run. It may be called after Run.
+func (s *Service) Close() error {
+	var errs []error
+	if s.api != nil {
+		_ = s.api.Close() // closed already when it has run
+	}
+	if s.keys != nil {
+		s.keys.Close()
+	}
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	if s.reader != nil {
+		errs = append(errs, s.reader.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Checks are what makes the service ready. Keys from memory are ready, with a note on how old they are.
+func (s *Service) Checks() []ops.Check {
+	return []ops.Check{
+		{Name: "store", Run: s.reader.Ping},
+		{Name: "keys", Run: func(context.Context) error { return nil }, Note: s.keys.Note},
+		{Name: "policies", Run: func(context.Context) error { return nil }, Note: func() string { return "digest " + s.engine.Digest() }},
+	}
+}

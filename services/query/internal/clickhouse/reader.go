@@ -1,0 +1,169 @@
+package clickhouse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/uuid"
+	"github.com/sony/gobreaker/v2"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/query/internal/audit"
+)
+
+// Connections and settings of queries.
+const (
+	// DefaultDialTimeout bounds connecting; dial_timeout in the DSN changes it. A store that is gone must be an answer soon.
+	DefaultDialTimeout = 2 * time.Second
+	// DefaultQueryTimeout is the time budget of one request to the store.
+	DefaultQueryTimeout = 10 * time.Second
+	// DefaultMaxConns bounds the queries that run at the same time.
+	DefaultMaxConns = 32
+
+	clientName    = "auditlog-query"
+	queryIDPrefix = "audit-"
+	// pageThreads is enough for reading in order, which stops after a few granules; more threads cost more than they find.
+	pageThreads = 1
+)
+
+// Config says how to read.
+type Config struct {
+	// DSN is clickhouse-go's: several hosts, user, password, database, TLS (AUDIT_CLICKHOUSE_URL).
+	DSN string
+	// Partitions is the P of the pipeline; with another number than the ingester's nothing would be found.
+	Partitions int
+	// QueryTimeout is the time budget of one request; 0 means DefaultQueryTimeout.
+	QueryTimeout time.Duration
+	// MaxConns bounds the connections; 0 means DefaultMaxConns.
+	MaxConns int
+}
+
+// Reader reads events. It is safe for concurrent use. It connects when it is used, so that it can be made while the store is away.
+type Reader struct {
+	db         driver.Conn
+	log        *slog.Logger
+	partitions int
+	timeout    time.Duration
+	breaker    *gobreaker.CircuitBreaker[struct{}]
+}
+
+// CheckDSN says what is wrong with a DSN, without repeating it: it may hold a password.
+func CheckDSN(dsn string) error {
+	_, err := parse(dsn)
+	return err
+}
+
+func parse(dsn string) (*chgo.Options, error) {
+	opts, err := chgo.ParseDSN(dsn)
+	if err != nil {
+		return nil, errors.New("not a ClickHouse DSN: write clickhouse://user:password@host:9000/database?setting=value")
+	}
+	if opts.Protocol != chgo.Native {
+		return nil, errors.New("only the native protocol can cancel queries: write clickhouse://host:9000/database")
+	}
+	for i, addr := range opts.Addr {
+		if !strings.Contains(addr, ":") {
+			opts.Addr[i] = addr + ":9000"
+		}
+	}
+	if opts.DialTimeout == 0 {
+		opts.DialTimeout = DefaultDialTimeout
+	}
+	return opts, nil
+}
+
+// Open makes a Reader and does not connect; an error means that the configuration is wrong.
+func Open(cfg Config, log *slog.Logger) (*Reader, error) {
+	opts, err := parse(cfg.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("read AUDIT_CLICKHOUSE_URL: %w", err)
+	}
+	if cfg.Partitions < 1 {
+		return nil, fmt.Errorf("open the event store: %d partitions", cfg.Partitions)
+	}
+	if cfg.QueryTimeout == 0 {
+		cfg.QueryTimeout = DefaultQueryTimeout
+	}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = DefaultMaxConns
+	}
+	opts.MaxOpenConns, opts.MaxIdleConns = cfg.MaxConns, cfg.MaxConns
+	opts.ClientInfo.Products = append(opts.ClientInfo.Products, struct{ Name, Version string }{clientName, "1"})
+	db, err := chgo.Open(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open clickhouse %s: %w", strings.Join(opts.Addr, ","), err)
+	}
+	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout}
+	r.breaker = newBreaker(log)
+	return r, nil
+}
+
+// Close ends all connections.
+func (r *Reader) Close() error { return r.db.Close() }
+
+// Ping reads from the table, so that a missing table or right is found too. It goes around the circuit breaker.
+func (r *Reader) Ping(ctx context.Context) error {
+	var one uint8
+	err := r.db.QueryRow(r.context(ctx), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
+	if err != nil {
+		return explain(err)
+	}
+	return nil
+}
+
+func (r *Reader) partition(tenant uuid.UUID) int { return events.Partition(tenant, r.partitions) }
+
+// context gives a query its settings and an id by which it can be found and killed. When ctx ends, the driver cancels the query in ClickHouse.
+func (r *Reader) context(ctx context.Context) context.Context {
+	return chgo.Context(ctx, chgo.WithQueryID(queryIDPrefix+uuid.NewString()), chgo.WithSettings(chgo.Settings{
+		"readonly":           2,
+		"max_execution_time": int(r.timeout/time.Second) + 1,
+		"max_threads":        pageThreads,
+		// The old planner needs half the time for queries of this size.
+		"enable_analyzer": 0,
+	}))
+}
+
+// each runs a statement and calls f for every row. The event is f's only until it returns.
+func (r *Reader) each(ctx context.Context, s *statement, limit int, f func(*audit.Event)) (rows int, err error) {
+	rows, err = r.try(ctx, s, limit, f)
+	if rows == 0 && err != nil && isBroken(err) && ctx.Err() == nil {
+		// A connection from the pool whose other end has gone; a new one may work, and reading twice changes nothing.
+		rows, err = r.try(ctx, s, limit, f)
+	}
+	return rows, err
+}
+
+func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit.Event)) (n int, err error) {
+	rows, err := r.db.Query(r.context(ctx), s.sql(limit), s.named()...)
+	if err != nil {
+		return 0, fmt.Errorf("query events: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var e audit.Event
+		var metadata string
+		if err := rows.Scan(&e.CreatedAt, &e.ID, &e.ActorID, &e.ActorType, &e.Action, &e.ResourceType, &e.ResourceID,
+			&metadata, &e.Reasoning, &e.IngestedAt, &e.Seq); err != nil {
+			return n, fmt.Errorf("read an event: %w", err)
+		}
+		e.Metadata = json.RawMessage(metadata)
+		n++
+		f(&e)
+	}
+	if err := rows.Err(); err != nil {
+		return n, fmt.Errorf("read events: %w", err)
+	}
+	// The driver ends the rows silently when ctx does.
+	if err := ctx.Err(); err != nil {
+		return n, fmt.Errorf("read events: %w", err)
+	}
+	return n, nil
+}

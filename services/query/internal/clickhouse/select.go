@@ -1,0 +1,124 @@
+package clickhouse
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/google/uuid"
+
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// columns are what an event is made of, in the order that scan reads them.
+const columns = "created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq"
+
+// newestFirst is the primary key backwards, so that rows are read in order and reading stops at the limit. Of copies of one event the one with
+// the lowest sequence comes first.
+const newestFirst = "tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq"
+
+// timeText is how a moment is written as a parameter of the type DateTime64(6, 'UTC').
+const timeText = "2006-01-02 15:04:05.000000"
+
+// span is a stretch of time: from <= created_at < to, each open when zero.
+type span struct {
+	from, to time.Time
+}
+
+// statement is a query in the making. Values only ever become parameters; the text depends on nothing but which filters there are.
+type statement struct {
+	terms []string
+	args  map[string]string
+}
+
+// newStatement selects the rows of the scope: the tenant's partition, the tenant itself, and what policies leave of it.
+func newStatement(scope policy.Scope, partition int) *statement {
+	s := &statement{args: map[string]string{}}
+	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(partition))
+	s.where("tenant_id = {tenant:UUID}", "tenant", scope.Tenant().String())
+	text, args := scope.Where()
+	s.terms = append(s.terms, "("+text+")")
+	for name, value := range args {
+		s.args[name] = fmt.Sprint(value)
+	}
+	return s
+}
+
+// where adds a condition and the value of the parameter in it.
+func (s *statement) where(term, name, value string) {
+	s.terms = append(s.terms, term)
+	s.args[name] = value
+}
+
+// in limits a column to values.
+func (s *statement) in(column string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	names := make([]string, len(values))
+	for i, v := range values {
+		name := column + strconv.Itoa(i)
+		names[i] = "{" + name + ":String}"
+		s.args[name] = v
+	}
+	if len(names) == 1 {
+		s.terms = append(s.terms, column+" = "+names[0])
+		return
+	}
+	s.terms = append(s.terms, column+" IN ("+strings.Join(names, ", ")+")")
+}
+
+// filter adds the caller's filters, without the times.
+func (s *statement) filter(f *audit.Filter) {
+	s.in("actor_id", f.ActorIDs)
+	s.in("resource_type", f.ResourceTypes)
+	s.in("resource_id", f.ResourceIDs)
+	s.in("action", f.Actions)
+}
+
+// during adds the bounds of a span.
+func (s *statement) during(w span) {
+	if !w.from.IsZero() {
+		s.where("created_at >= {from:DateTime64(6, 'UTC')}", "from", w.from.UTC().Format(timeText))
+	}
+	if !w.to.IsZero() {
+		s.where("created_at < {to:DateTime64(6, 'UTC')}", "to", w.to.UTC().Format(timeText))
+	}
+}
+
+// after continues behind a position. The scalar bound finds the place in the primary key; the tuple settles equal times.
+func (s *statement) after(p *audit.Position) {
+	if p == nil {
+		return
+	}
+	s.where("created_at <= {after:DateTime64(6, 'UTC')}", "after", p.CreatedAt.UTC().Format(timeText))
+	s.where("(created_at, toUInt128(id)) < ({after:DateTime64(6, 'UTC')}, toUInt128({after_id:UUID}))", "after_id", p.ID.String())
+}
+
+// is limits the statement to one event.
+func (s *statement) is(id uuid.UUID) { s.where("id = {id:UUID}", "id", id.String()) }
+
+// sql is the text, for at most limit rows.
+func (s *statement) sql(limit int) string {
+	s.args["limit"] = strconv.Itoa(limit)
+	return "SELECT " + columns + "\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
+		"\nORDER BY " + newestFirst + "\nLIMIT {limit:UInt32}"
+}
+
+// named are the parameters as clickhouse-go takes them, in a fixed order.
+func (s *statement) named() []any {
+	names := make([]string, 0, len(s.args))
+	for name := range s.args {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	out := make([]any, len(names))
+	for i, name := range names {
+		out[i] = chgo.Named(name, s.args[name])
+	}
+	return out
+}

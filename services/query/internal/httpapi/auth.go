@@ -1,0 +1,130 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/keys"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// Headers that say who asks for what.
+const (
+	headerKey    = "X-API-Key"
+	headerTenant = "X-Tenant-ID"
+)
+
+// authenticate finds the key of a request and makes sure that it belongs to the tenant asked for.
+func (s *Server) authenticate(c *gin.Context) {
+	text, ok := single(c.Request.Header, headerKey)
+	if !ok {
+		s.fail(c, errUnauthenticated)
+		return
+	}
+	key, err := s.Keys.Authenticate(text, source(c.Request), time.Now())
+	if err != nil {
+		s.fail(c, errUnauthenticated)
+		return
+	}
+	c.Set(ctxKey, key)
+	text, ok = single(c.Request.Header, headerTenant)
+	tenant, valid := parseUUID(text)
+	if !ok || !valid {
+		s.fail(c, errTenantHeader)
+		return
+	}
+	if tenant != key.Tenant {
+		s.fail(c, errTenantMismatch)
+		return
+	}
+	c.Set(ctxTenant, tenant.String())
+}
+
+// single is the value of a header that must be there once: of two, nobody knows which one somebody in between has checked.
+func single(h http.Header, name string) (string, bool) {
+	values := h.Values(name)
+	if len(values) != 1 || values[0] == "" {
+		return "", false
+	}
+	return values[0], true
+}
+
+// source is the address at the other end of the connection; the zero value when it is none.
+func source(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// parseUUID reads the form 8-4-4-4-12 in either case and no other; uuid.Parse takes braces, "urn:uuid:" and bare digits as well.
+func parseUUID(s string) (uuid.UUID, bool) {
+	if len(s) != 36 || strings.Count(s, "-") != 4 {
+		return uuid.Nil, false
+	}
+	id, err := uuid.Parse(s)
+	return id, err == nil
+}
+
+func keyOf(c *gin.Context) *keys.Key {
+	k, _ := c.Value(ctxKey).(*keys.Key)
+	return k
+}
+
+// authorize asks the policies, then the key's rate. Nil means that an answer has been given.
+func (s *Server) authorize(c *gin.Context, action policy.Action, f audit.Filter, limit int) (policy.Scope, bool) {
+	k := keyOf(c)
+	d := s.Gate.Decide(c.Request.Context(), policy.Request{
+		Principal: k.Principal(), Tenant: k.Tenant, Action: action, Filter: f, Limit: limit, SourceIP: source(c.Request), Now: time.Now(),
+	})
+	if !d.Allowed {
+		s.log.Info("request denied by policy", slog.String("request_id", requestID(c)), slog.String("key_id", k.ID), slog.String("code", d.Code),
+			slog.Any("policies", d.Policies))
+		s.fail(c, denied(d))
+		return policy.Scope{}, false
+	}
+	if wait := s.rates.wait(k.ID, time.Now()); wait > 0 {
+		s.fail(c, &apiError{status: http.StatusTooManyRequests, Code: codeRateLimited, Message: "The API key makes too many requests.", retryAfter: wait})
+		return policy.Scope{}, false
+	}
+	return d.Scope, true
+}
+
+// denied is the answer to a denial. That a policy failed is for the log; callers see that they may not.
+func denied(d policy.Decision) *apiError {
+	code := d.Code
+	if code == "" || code == policy.CodeEvaluationFailed {
+		code = codeForbidden
+	}
+	return &apiError{status: http.StatusForbidden, Code: code, Message: "The policies do not permit this request.", Notices: d.Notices}
+}
+
+// enter waits for a slot at the store; leave gives it back.
+func (s *Server) enter(c *gin.Context) bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(queueTimeout)
+	defer timer.Stop()
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-c.Request.Context().Done():
+		s.fail(c, storeError(c.Request.Context().Err()))
+	case <-timer.C:
+		s.fail(c, errBusy)
+	}
+	return false
+}
+
+func (s *Server) leave() { <-s.slots }

@@ -1,0 +1,173 @@
+// Package httpapi is the REST API. It is the only package that knows Gin.
+//
+// A request passes, in this order: route and method, key, tenant, parameters, policies, rate, store. Each may refuse it; none is asked before the
+// ones in front of it agree, so that an answer tells no more than its reader may know.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/keys"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// Limits of requests and connections.
+const (
+	// DefaultRateLimit is how many requests a second a key may make; its bursts may be twice that.
+	DefaultRateLimit = 100
+	// DefaultMaxConcurrent bounds the requests that wait for the store.
+	DefaultMaxConcurrent = 32
+
+	// maxURLBytes has room for every filter repeated as often and as long as allowed, percent-encoded.
+	maxURLBytes = 96 << 10
+	// maxHeaderBytes is where net/http itself refuses, with 431; it counts the URL too.
+	maxHeaderBytes = maxURLBytes + 32<<10
+
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeGrace        = 20 * time.Second // beyond the query's budget
+	idleTimeout       = 2 * time.Minute
+	shutdownTimeout   = 10 * time.Second
+	// queueTimeout is how long a request waits for its turn.
+	queueTimeout = time.Second
+)
+
+// Events is the store of events, as the API needs it.
+type Events interface {
+	// Page reads a page that holds every event the scope permits, each once. Errors are those of package audit.
+	Page(ctx context.Context, scope policy.Scope, q audit.PageQuery) (audit.Page, error)
+	// Event reads one event, or audit.ErrNotFound.
+	Event(ctx context.Context, scope policy.Scope, id uuid.UUID) (audit.Event, error)
+}
+
+// Keys authenticates.
+type Keys interface {
+	// Authenticate is the key of this text if it is valid now and from this address. Any error means that it is not.
+	Authenticate(text string, source netip.Addr, now time.Time) (*keys.Key, error)
+}
+
+// Gate authorizes.
+type Gate interface {
+	Decide(ctx context.Context, r policy.Request) policy.Decision
+}
+
+// Config is what the server needs to know.
+type Config struct {
+	// Addr is host:port to listen on.
+	Addr string
+	// RateLimit is requests per second and key; 0 means no limit.
+	RateLimit float64
+	// MaxConcurrent bounds the requests that use the store at the same time; 0 means DefaultMaxConcurrent.
+	MaxConcurrent int
+	// QueryTimeout is the store's time budget; connections are given that and some more.
+	QueryTimeout time.Duration
+}
+
+// Deps are what the server works with; all are required.
+type Deps struct {
+	Events     Events
+	Keys       Keys
+	Gate       Gate
+	Cursors    *audit.Cursors
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Server is the API.
+type Server struct {
+	Deps
+	log     *slog.Logger
+	metrics *metrics
+	rates   *rates
+	slots   chan struct{}
+	srv     *http.Server
+	lis     net.Listener
+}
+
+// releaseMode keeps Gin from printing routes.
+var releaseMode = sync.OnceFunc(func() { gin.SetMode(gin.ReleaseMode) })
+
+// Listen opens the address, so that a busy port is an error at once, and serves nothing yet.
+func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
+	if cfg.MaxConcurrent == 0 {
+		cfg.MaxConcurrent = DefaultMaxConcurrent
+	}
+	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), slots: make(chan struct{}, cfg.MaxConcurrent)}
+	var err error
+	if s.metrics, err = newMetrics(deps.Registerer); err != nil {
+		return nil, err
+	}
+	s.srv = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      cfg.QueryTimeout + writeGrace,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if s.lis, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
+		return nil, fmt.Errorf("listen for requests (AUDIT_HTTP_ADDR): %w", err)
+	}
+	return s, nil
+}
+
+func (s *Server) routes() http.Handler {
+	releaseMode()
+	g := gin.New()
+	g.HandleMethodNotAllowed = true
+	g.RedirectTrailingSlash = false
+	g.RedirectFixedPath = false
+	_ = g.SetTrustedProxies(nil) // a header must not say where a request comes from
+	g.Use(s.observe, s.recovered)
+	g.NoRoute(func(c *gin.Context) { s.fail(c, errNotFound) })
+	g.NoMethod(func(c *gin.Context) { s.fail(c, errMethodNotAllowed) })
+	readable := func(path string, handlers ...gin.HandlerFunc) {
+		g.GET(path, handlers...)
+		g.HEAD(path, handlers...)
+	}
+	readable("/v1/audit-log", s.authenticate, s.list)
+	readable("/v1/audit-log/:id", s.authenticate, s.event)
+	readable("/v1/openapi.yaml", s.openAPI("application/yaml", openAPIYAML))
+	readable("/v1/openapi.json", s.openAPI("application/json", openAPIJSON()))
+	return g
+}
+
+// Addr is where the server listens, with the real port when 0 was asked for.
+func (s *Server) Addr() string { return s.lis.Addr().String() }
+
+// Run serves until ctx is done, then lets requests that are under way finish, for a while.
+func (s *Server) Run(ctx context.Context) error {
+	done := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { done <- s.shutdown(context.WithoutCancel(ctx)) })
+	err := s.srv.Serve(s.lis)
+	if stop() {
+		return fmt.Errorf("serve requests: %w", err)
+	}
+	return <-done
+}
+
+func (s *Server) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	if err := s.srv.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("stop serving: requests were cut off after %s: %w", shutdownTimeout, err), s.srv.Close())
+	}
+	return nil
+}
+
+// Close frees the address of a server that was never run.
+func (s *Server) Close() error { return s.lis.Close() }
