@@ -111,13 +111,17 @@ func (e *Engine) evaluate(ctx context.Context, r *Request) evaluation {
 		return ev
 	}
 	ev.plan = planRows(s.rules(r.Principal.Tenant, readEvent), ents, r)
-	e.noteGaps(ev.plan)
+	e.notePlan(ev.plan)
 	e.filterRows(&ev, r)
 	return ev
 }
 
 // filterRows gives the decision its scope, or turns it into a denial when the caller's filters leave nothing to see.
 func (e *Engine) filterRows(ev *evaluation, r *Request) {
+	if broken := ev.plan.broken(); len(broken) > 0 {
+		ev.decision = Decision{Code: CodeEvaluationFailed, Policies: ids(broken)}
+		return
+	}
 	u := ev.plan.unreadable(&r.Filter)
 	if u.nothing && e.OnUnreadable == UnreadableForbid {
 		ev.decision = denial(u.forbids)
@@ -126,7 +130,8 @@ func (e *Engine) filterRows(ev *evaluation, r *Request) {
 	ev.decision.Scope = Scope{tenant: r.Tenant, empty: u.nothing, state: &scopeState{plan: ev.plan, engine: e}}
 }
 
-func (e *Engine) noteGaps(p *plan) {
+// notePlan counts a row filter and says loudly what is wrong with its policies.
+func (e *Engine) notePlan(p *plan) {
 	kind := "some"
 	switch {
 	case p.body.IsTrue():
@@ -135,11 +140,22 @@ func (e *Engine) noteGaps(p *plan) {
 		kind = "none"
 	}
 	e.metrics.plans.WithLabelValues(kind).Inc()
-	for _, part := range p.parts {
-		for _, g := range part.gaps {
-			e.metrics.gaps.Inc()
-			e.log.Error("a policy has no SQL for this request: rows may be missing", slog.String("policy", part.rule.id), slog.String("what", g.what))
-		}
+	if n := p.body.Size(); n > maxPlanSize {
+		e.log.Error("the policies make a row filter that is too long", slog.Int("terms", n), slog.Int("limit", maxPlanSize))
+	}
+	for i := range p.parts {
+		e.notePart(&p.parts[i])
+	}
+}
+
+func (e *Engine) notePart(p *part) {
+	if p.failure != nil {
+		e.metrics.errors.WithLabelValues(p.rule.id).Inc()
+		e.log.Error("a policy could not be evaluated for rows", slog.String("policy", p.rule.id), slog.String("error", p.failure.Error()))
+	}
+	for _, g := range p.gaps {
+		e.metrics.gaps.Inc()
+		e.log.Error("a policy has no SQL for this request: rows may be missing", slog.String("policy", p.rule.id), slog.String("what", g.what))
 	}
 }
 

@@ -135,6 +135,43 @@ func TestFailingForbidDenies(t *testing.T) {
 	}
 }
 
+// A forbid that can be evaluated for no row, and a row filter too long for ClickHouse, deny the request instead of showing nothing or failing there.
+func TestNoRowFilterDenies(t *testing.T) {
+	t.Parallel()
+	values := func(prefix string) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(`"`+prefix+`%d", `, 1000), ", ") + "]"
+	}
+	files := map[string]string{"a.cedar": gateForAll}
+	for i := range 5 {
+		var args []any
+		for n := range 1000 {
+			args = append(args, n)
+		}
+		files[fmt.Sprintf("p%d.cedar", i)] = fmt.Sprintf(`@id("p`+fmt.Sprint(i)+`") permit (principal, action == AuditLog::Action::"ReadEvent", resource) when { `+values(fmt.Sprint("a", i, "-"))+`.contains(resource.action) };`, args...)
+	}
+	d := open(t, write(t, t.TempDir(), files)).Decide(t.Context(), ask())
+	if d.Allowed || d.Code != CodeEvaluationFailed || len(d.Policies) != 6 {
+		t.Errorf("too long: %+v", d)
+	}
+	delete(files, "p0.cedar")
+	delete(files, "p1.cedar")
+	delete(files, "p2.cedar")
+	if d := open(t, write(t, t.TempDir(), files)).Decide(t.Context(), ask()); !d.Allowed {
+		t.Errorf("long enough: %+v", d)
+	}
+
+	e := open(t, write(t, t.TempDir(), map[string]string{"a.cedar": gateForAll + rowsForAll +
+		`@id("broken") @notice("n") forbid (principal, action == AuditLog::Action::"ReadEvent", resource) when { 9223372036854775807 + 1 == 1 };`}))
+	e.OnUnreadable = UnreadableEmpty
+	d = e.Decide(t.Context(), ask())
+	if d.Allowed || d.Code != CodeEvaluationFailed || !slices.Equal(d.Policies, []string{"default/broken"}) || !d.Scope.Empty() {
+		t.Errorf("broken: %+v", d)
+	}
+	if n := testutil.ToFloat64(e.metrics.errors.WithLabelValues("default/broken")); n != 1 {
+		t.Errorf("audit_policy_errors_total is %v", n)
+	}
+}
+
 // A permit that fails to evaluate grants nothing and stops nothing.
 func TestFailingPermitGrantsNothing(t *testing.T) {
 	t.Parallel()

@@ -87,22 +87,22 @@ func logEntity(t uuid.UUID) cedar.Entity {
 }
 
 // eventEntity is a row of the log asked for.
-func (es *entities) eventEntity(e *audit.Event) cedar.Entity {
+func (e *entities) eventEntity(ev *audit.Event) cedar.Entity {
 	attrs := cedar.RecordMap{
-		"tenant":        es.tenant,
-		"actor_id":      cedar.String(e.ActorID),
-		"actor_type":    cedar.String(e.ActorType),
-		"action":        cedar.String(e.Action),
-		"resource_type": cedar.String(e.ResourceType),
-		"resource_id":   cedar.String(e.ResourceID),
-		"created_at":    cedar.NewDatetime(e.CreatedAt), // floors to the millisecond
+		"tenant":        e.tenant,
+		"actor_id":      cedar.String(ev.ActorID),
+		"actor_type":    cedar.String(ev.ActorType),
+		"action":        cedar.String(ev.Action),
+		"resource_type": cedar.String(ev.ResourceType),
+		"resource_id":   cedar.String(ev.ResourceID),
+		"created_at":    cedar.NewDatetime(ev.CreatedAt), // floors to the millisecond
 	}
-	if e.Reasoning != nil {
-		attrs["reasoning"] = cedar.String(*e.Reasoning)
+	if ev.Reasoning != nil {
+		attrs["reasoning"] = cedar.String(*ev.Reasoning)
 	}
 	return cedar.Entity{
-		UID:        cedar.NewEntityUID(typeEvent, cedar.String(e.ID.String())),
-		Parents:    es.parents,
+		UID:        cedar.NewEntityUID(typeEvent, cedar.String(ev.ID.String())),
+		Parents:    e.parents,
 		Attributes: cedar.NewRecord(attrs),
 	}
 }

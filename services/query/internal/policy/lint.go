@@ -189,10 +189,7 @@ func (l *linter) pushable() {
 		}
 	})
 	tr := &translator{lint: true, patterns: l.rule.patterns}
-	r := tr.bool(xeval.PolicyToNode(l.ast).AsIsNode())
-	if len(tr.gaps) == 0 && r.size() > maxRuleSize {
-		tr.gap("a policy of more than %d terms of SQL", "split it", maxRuleSize)
-	}
+	tr.bool(xeval.PolicyToNode(l.ast).AsIsNode())
 	for _, g := range tr.gaps {
 		l.problem("cannot be turned into SQL: "+g.what, g.fix)
 	}

@@ -3,7 +3,6 @@ package policy
 import (
 	"github.com/cedar-policy/cedar-go"
 	xast "github.com/cedar-policy/cedar-go/x/exp/ast"
-	xeval "github.com/cedar-policy/cedar-go/x/exp/eval"
 	"github.com/google/uuid"
 
 	"example.com/auditlog/services/query/internal/policy/predicate"
@@ -63,7 +62,7 @@ var textColumns = map[cedar.String]predicate.Column{
 
 // operand reads one side of a comparison.
 func (tr *translator) operand(n xast.IsNode) operand {
-	if _, ok := xeval.ToPartialError(n); ok {
+	if tr.fails(n) {
 		return operand{kind: opError}
 	}
 	if v, ok := n.(xast.NodeValue); ok {

@@ -29,7 +29,11 @@ type part struct {
 	residual *xast.Policy
 	rail     rail
 	gaps     []gap
+	failure  error
 }
+
+// undecided says that a forbid holds for no row and is known not to hold for none either: it failed, or has no translation.
+func (p *part) undecided() bool { return p.rule.forbids() && p.rail.t.IsFalse() && p.rail.n.IsFalse() }
 
 // planRows evaluates the policies for ReadEvent with everything known but the row. The row is unknown as a whole: a stand-in entity with
 // unknown attributes would let partial evaluation decide `resource == X` or a missing attribute, and drop a forbid that is alive.
@@ -50,9 +54,11 @@ func planRows(rules ruleSet, ents *entities, r *Request) *plan {
 		}
 		tr := &translator{patterns: ru.patterns}
 		rail := tr.bool(xeval.PolicyToNode(residual).AsIsNode())
-		p.parts = append(p.parts, part{rule: ru, residual: residual, rail: rail, gaps: tr.gaps})
+		p.parts = append(p.parts, part{rule: ru, residual: residual, rail: rail, gaps: tr.gaps, failure: tr.failure})
 	}
-	p.body = p.combine().Fold(predicate.Known{Values: map[predicate.Column][]string{predicate.TenantID: {r.Tenant.String()}}})
+	if p.body = p.combine(); p.body.Size() <= maxPlanSize {
+		p.body = p.body.Fold(predicate.Known{Values: map[predicate.Column][]string{predicate.TenantID: {r.Tenant.String()}}})
+	}
 	return p
 }
 
@@ -67,6 +73,21 @@ func (p *plan) combine() *predicate.Cond {
 		}
 	}
 	return predicate.And(append([]*predicate.Cond{predicate.Or(permits...)}, forbids...)...)
+}
+
+// maxPlanSize is the most terms of one condition: at most some 200 KB of SQL, where ClickHouse takes 256 KiB.
+const maxPlanSize = 3000
+
+// broken are the policies because of which no condition can be given: forbids that cannot be evaluated for any row, or all of them
+// when the condition would be too long.
+func (p *plan) broken() []*rule {
+	var out []*rule
+	for i := range p.parts {
+		if p.parts[i].undecided() || p.body.Size() > maxPlanSize {
+			out = append(out, p.parts[i].rule)
+		}
+	}
+	return out
 }
 
 // cond is the whole condition: the tenant's own term is never left to a policy.

@@ -45,7 +45,13 @@ func (r rail) settled() rail {
 	return r
 }
 
-func (r rail) size() int { return r.t.Size() + r.n.Size() }
+// size is how much SQL the rail is good for.
+func (r rail) size() int {
+	if r.total {
+		return r.t.Size()
+	}
+	return r.t.Size() + r.n.Size()
+}
 
 func (r rail) not() rail { return rail{t: r.n, n: r.t, total: r.total} }
 

@@ -27,6 +27,17 @@ type translator struct {
 	lint     bool
 	patterns patterns
 	gaps     []gap
+	// failure is why the policy cannot be evaluated for some row or any; nil if it can.
+	failure error
+}
+
+// fails says whether partial evaluation put an error in the place of n, and remembers it.
+func (tr *translator) fails(n xast.IsNode) bool {
+	err, ok := xeval.ToPartialError(n)
+	if ok {
+		tr.failure = err
+	}
+	return ok
 }
 
 // gap notes an expression without translation and answers with the rail that selects no row either way.
@@ -38,14 +49,14 @@ func (tr *translator) gap(what, fix string, args ...any) rail {
 // bool translates an expression of type Bool.
 func (tr *translator) bool(n xast.IsNode) rail {
 	r := tr.expression(n)
-	if r.size() > maxRuleSize {
+	if tr.lint && r.size() > maxRuleSize { // of a request, the plan as a whole is measured
 		return tr.gap("an expression that becomes more than %d terms of SQL", "nest fewer if-then-else, or split the policy", maxRuleSize)
 	}
 	return r
 }
 
 func (tr *translator) expression(n xast.IsNode) rail {
-	if _, ok := xeval.ToPartialError(n); ok {
+	if tr.fails(n) {
 		return none
 	}
 	if v, ok := n.(xast.NodeValue); ok {
