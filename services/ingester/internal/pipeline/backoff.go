@@ -8,11 +8,8 @@ import (
 	"time"
 )
 
-// Pauses between attempts. Each is a random time up to a bound that doubles from the one to the other.
-const (
-	backoffMin = 50 * time.Millisecond
-	backoffMax = 30 * time.Second
-)
+// backoffMax is where the bound of the pauses between attempts stops doubling. Each is a random time from half the bound to all of it.
+const backoffMax = 30 * time.Second
 
 // logEvery is how often a fault that goes on is logged.
 const logEvery = 10 * time.Second
@@ -34,7 +31,7 @@ func (d *driver) newBackoff(what string) *backoff { return &backoff{d: d, what: 
 func (b *backoff) wait(ctx context.Context, cause error) error {
 	now := time.Now()
 	if b.tries++; b.tries == 1 {
-		b.begun, b.bound = now, backoffMin
+		b.begun, b.bound = now, b.d.cfg.BackoffMin
 	}
 	b.d.metrics.retries.WithLabelValues(b.what).Inc()
 	if now.Sub(b.logged) >= logEvery {
@@ -83,7 +80,7 @@ type backoffPlain struct {
 
 func (b *backoffPlain) next(now time.Time) time.Duration {
 	if now.Sub(b.last) > backoffMax+b.bound {
-		b.bound = backoffMin
+		b.bound = DefaultBackoffMin
 	}
 	b.last = now
 	pause := b.bound/2 + rand.N(b.bound/2+1) //nolint:gosec // jitter is no secret

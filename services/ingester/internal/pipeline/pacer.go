@@ -31,6 +31,7 @@ func (p *pacer) take(now time.Time, force bool) (bool, time.Time) {
 	if p.level < 1 && !force {
 		return false, now.Add(time.Duration((1 - p.level) / p.rate * float64(time.Second)))
 	}
-	p.level = max(p.level-1, -p.burst)
+	// What is forced counts too, for up to a second: it is the few that must go that leave no room for those that may.
+	p.level = max(p.level-1, -p.rate)
 	return true, now
 }

@@ -139,8 +139,10 @@ const (
 	DefaultLingerMax = 750 * time.Millisecond
 	// DefaultInsertRate is how many batches a second, over all partitions, are cut before they are full or DefaultLingerMax old.
 	DefaultInsertRate = 20
+	// DefaultBackoffMin is the bound of the first pause after a fault.
+	DefaultBackoffMin = 50 * time.Millisecond
 	// DefaultDrain bounds how long the last batches may take when the process stops.
-	DefaultDrain = 15 * time.Second
+	DefaultDrain = 10 * time.Second
 	// DefaultAppendMaxAge is how long after its ledger entry a batch may be inserted as if nothing could have happened in between.
 	// Past it the process was paused, and another may have taken over: the batch is settled like any in doubt.
 	DefaultAppendMaxAge = 3 * time.Second
@@ -157,6 +159,8 @@ type Config struct {
 	InsertRate     float64
 	Drain          time.Duration
 	AppendMaxAge   time.Duration
+	// BackoffMin is the bound of the first pause after a fault; it doubles up to half a minute.
+	BackoffMin time.Duration
 	// TokenPrefix stands before every insert token, so that two systems may share a ClickHouse.
 	TokenPrefix string
 	// Instance names this process in the ledger; it must be unique.
@@ -183,6 +187,7 @@ func (c *Config) setDefaults() {
 	defDuration(&c.LingerMin, DefaultLingerMin)
 	defDuration(&c.LingerMax, DefaultLingerMax)
 	defDuration(&c.Drain, DefaultDrain)
+	defDuration(&c.BackoffMin, DefaultBackoffMin)
 	defDuration(&c.AppendMaxAge, DefaultAppendMaxAge)
 	if c.InsertRate == 0 {
 		c.InsertRate = DefaultInsertRate

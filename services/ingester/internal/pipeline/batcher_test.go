@@ -1,0 +1,128 @@
+package pipeline
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// Ensure that, whatever comes and whenever a batch is taken, each message leaves exactly once, in order, and no batch is over a bound.
+func TestBatcherProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := batcher{
+			maxEvents: rapid.IntRange(1, 10).Draw(t, "maxEvents"), maxBytes: rapid.IntRange(1, 100).Draw(t, "maxBytes"),
+			lingerMin: 40 * time.Millisecond, lingerMax: 750 * time.Millisecond,
+		}
+		now := time.Unix(0, 0)
+		in, out := uint64(0), uint64(0)
+		waiting, cost := 0, 0
+		take := func() {
+			got := b.take()
+			bytes := 0
+			for _, m := range got.msgs {
+				out++
+				if m.Seq != out {
+					t.Fatalf("message %d left, want %d", m.Seq, out)
+				}
+				bytes += len(m.Data)
+				cost -= m.bytes()
+			}
+			waiting -= len(got.msgs)
+			if len(got.msgs) == 0 || len(got.msgs) > b.maxEvents || (bytes > b.maxBytes && len(got.msgs) > 1) || bytes != got.bytes {
+				t.Fatalf("batch of %d messages and %d bytes (says %d), bounds are %d and %d", len(got.msgs), bytes, got.bytes, b.maxEvents, b.maxBytes)
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"add": func(t *rapid.T) {
+				in++
+				m := Message{Seq: in, Data: make([]byte, rapid.IntRange(0, 120).Draw(t, "size"))}
+				b.add(m, now)
+				waiting++
+				cost += m.bytes()
+			},
+			"pass time": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(0, 800).Draw(t, "ms")) * time.Millisecond)
+			},
+			"take when due": func(*rapid.T) {
+				if r, _ := b.ready(now); r == may || r == must {
+					take()
+				}
+			},
+			"": func(t *rapid.T) {
+				r, until := b.ready(now)
+				if (r == empty) != (waiting == 0) || b.events() != waiting {
+					t.Fatalf("readiness %d and %d events with %d messages waiting", r, b.events(), waiting)
+				}
+				if r == wait && !until.After(now) {
+					t.Fatalf("waits until %s, now is %s", until, now)
+				}
+			},
+		})
+		for waiting > 0 {
+			take()
+		}
+		if out != in || cost != 0 || b.open.cost != 0 {
+			t.Fatalf("%d in, %d out, cost left %d", in, out, cost)
+		}
+	})
+}
+
+// Ensure the waits: young batches wait, older ones may go, old or full ones must.
+func TestBatcherReadiness(t *testing.T) {
+	start := time.Unix(0, 0)
+	b := batcher{maxEvents: 2, maxBytes: 100, lingerMin: 40 * time.Millisecond, lingerMax: 750 * time.Millisecond}
+	check := func(after time.Duration, want readiness) {
+		t.Helper()
+		if got, _ := b.ready(start.Add(after)); got != want {
+			t.Errorf("after %s: %d, want %d", after, got, want)
+		}
+	}
+	check(time.Hour, empty)
+	b.add(Message{}, start)
+	check(0, wait)
+	check(39*time.Millisecond, wait)
+	check(40*time.Millisecond, may)
+	check(749*time.Millisecond, may)
+	check(750*time.Millisecond, must)
+	b.add(Message{}, start)
+	check(0, must)
+}
+
+// Ensure a trickle goes at once while a steady stream over many partitions is held to the rate.
+func TestPacer(t *testing.T) {
+	const rate, partitions = 20, 16
+	cfg := Config{}
+	cfg.setDefaults()
+	p := newPacer(rate)
+	now := time.Unix(0, 0)
+	for i := range 50 { // ten a second
+		now = now.Add(100 * time.Millisecond)
+		if ok, _ := p.take(now, false); !ok {
+			t.Fatalf("trickle: event %d has to wait", i)
+		}
+	}
+	var batchers [partitions]batcher
+	for i := range batchers {
+		batchers[i] = batcher{maxEvents: 1 << 20, maxBytes: 1 << 30, lingerMin: cfg.LingerMin, lingerMax: cfg.LingerMax}
+	}
+	inserts, oldest := 0, time.Duration(0)
+	const seconds = 20
+	for ms := range seconds * 1000 { // a thousand a second
+		now = now.Add(time.Millisecond)
+		batchers[ms*7%partitions].add(Message{}, now)
+		for i := range batchers {
+			r, _ := batchers[i].ready(now)
+			if r != may && r != must {
+				continue
+			}
+			if ok, _ := p.take(now, r == must); ok {
+				inserts++
+				oldest = max(oldest, now.Sub(batchers[i].take().since))
+			}
+		}
+	}
+	if perSecond := float64(inserts) / seconds; perSecond > 1.2*partitions/cfg.LingerMax.Seconds() || oldest > cfg.LingerMax+time.Millisecond {
+		t.Errorf("%.1f inserts a second, oldest event waited %s", perSecond, oldest)
+	}
+}

@@ -1,0 +1,247 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/ledger"
+)
+
+// Ensure faults of inserts, in pairs, neither lose nor double a row: each is refused, applied with its reply lost, not applied, or used up.
+func TestInsertFaults(t *testing.T) {
+	kinds := map[string]outcome{"works": works, "refused": refused, "reply lost": replyLost, "request lost": requestLost, "token written": tokenWritten}
+	for name1, first := range kinds {
+		for name2, second := range kinds {
+			for name3, third := range kinds {
+				t.Run(strings.Join([]string{name1, name2, name3}, ", "), func(t *testing.T) {
+					t.Parallel()
+					w := newWorld()
+					w.add(3, 20, 5)
+					w.insert = script[string](first, second, third)
+					_, stop := w.run(t, []int{3}, nil)
+					w.wantComplete(t)
+					if err := stop(); err != nil {
+						t.Fatal(err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Ensure the same of the ledger and of dead letters.
+func TestAppendAndBuryFaults(t *testing.T) {
+	for _, first := range []outcome{works, refused, replyLost, requestLost} {
+		for _, second := range []outcome{works, refused, replyLost, requestLost} {
+			t.Run(fmt.Sprint(first, second), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld()
+				w.add(3, 20, 5)
+				appends, burials := script[struct{}](first, second), script[struct{}](second, first)
+				w.append = func() outcome { return appends(struct{}{}) }
+				w.bury = func() outcome { return burials(struct{}{}) }
+				_, stop := w.run(t, []int{3}, nil)
+				w.wantComplete(t)
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+// Ensure a process that dies at any step, with any fault of the insert just before or after, is finished by the next.
+func TestCrashAtEachStep(t *testing.T) {
+	for _, step := range []Step{StepJudged, StepBuried, StepAppended, StepBlock, StepInserted, StepPosition} {
+		for _, fault := range []outcome{works, replyLost, requestLost, tokenWritten} {
+			t.Run(fmt.Sprint(step, fault), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld()
+				w.add(0, 30, 5)
+				w.add(1, 30, 0)
+				w.insert = script[string](fault)
+				died := make(chan struct{})
+				_, stop := w.run(t, []int{0, 1}, func(c *Config, p *process) {
+					c.Hook = func(_ int, s Step) {
+						if s == step && p.dead.CompareAndSwap(false, true) {
+							close(died)
+						}
+					}
+				})
+				<-died
+				_ = stop()
+				w.mu.Lock()
+				w.insert = script[string](fault)
+				w.mu.Unlock()
+				_, stop = w.run(t, []int{0, 1}, nil)
+				w.wantComplete(t)
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+// Ensure a stop writes what was gathered, though it was too young to go.
+func TestStopFlushes(t *testing.T) {
+	w := newWorld()
+	w.add(0, 5, 0)
+	seen := make(chan struct{})
+	p, stop := w.run(t, []int{0}, func(c *Config, _ *process) { c.LingerMin, c.LingerMax = time.Hour, time.Hour })
+	go func() {
+		defer close(seen)
+		for !p.dead.Load() {
+			w.mu.Lock()
+			n := len(w.ledger[0])
+			w.mu.Unlock()
+			if n > 0 {
+				t.Error("a young batch has gone")
+			}
+			time.Sleep(20 * time.Millisecond)
+			p.dead.Store(false)
+			return
+		}
+	}()
+	<-seen
+	time.Sleep(100 * time.Millisecond) // recovery and the first read take a few milliseconds
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.complete(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ensure a driver that is fenced, or whose process is no longer counted on, inserts nothing, and that it begins anew when it may.
+func TestFencedAndInvalid(t *testing.T) {
+	w := newWorld()
+	w.add(0, 20, 0)
+	w.append = script2(fenced)
+	w.valid = false
+	_, stop := w.run(t, []int{0}, nil)
+	time.Sleep(1500 * time.Millisecond) // past the rest of a partition that was let go
+	w.mu.Lock()
+	if len(w.table) != 0 {
+		t.Errorf("%d rows were inserted without a valid lease", len(w.table))
+	}
+	w.valid = true
+	w.mu.Unlock()
+	w.wantComplete(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func script2(outcomes ...outcome) func() outcome {
+	next := script[struct{}](outcomes...)
+	return func() outcome { return next(struct{}{}) }
+}
+
+// Ensure that what somebody has to look at ends the process with a text that says so.
+func TestFatal(t *testing.T) {
+	prepare := func(t *testing.T) *world {
+		w := newWorld()
+		w.add(0, 5, 0)
+		_, stop := w.run(t, []int{0}, nil)
+		w.wantComplete(t)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	f := func(name string, harm func(*world), want error) {
+		t.Run(name, func(t *testing.T) {
+			w := prepare(t)
+			harm(w)
+			_, stop := w.run(t, []int{0}, nil)
+			time.Sleep(200 * time.Millisecond)
+			if err := stop(); !errors.Is(err, want) || Classify(err, Transient) != Fatal {
+				t.Errorf("ended with %v, want %v", err, want)
+			}
+		})
+	}
+	// The rows are lost and the message is another one than was written down.
+	f("stream changed", func(w *world) { clear(w.table); w.stream[0][2].Data = []byte("{}") }, ErrChanged)
+	// The rows are lost, so are the messages, and no position says that they had been there.
+	f("stream gone", func(w *world) { clear(w.table); w.stream[0] = nil; clear(w.pos) }, ErrGone)
+}
+
+// Ensure that a committed batch of which rows were folded and messages trimmed does not stop the next start.
+func TestFoldedAndTrimmed(t *testing.T) {
+	w := newWorld()
+	w.add(0, 5, 0)
+	_, stop := w.run(t, []int{0}, nil)
+	w.wantComplete(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	first := w.stream[0][0].Seq
+	delete(w.table, first)
+	w.stream[0] = w.stream[0][1:]
+	_, stop = w.run(t, []int{0}, nil)
+	time.Sleep(100 * time.Millisecond)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ensure memory is bounded: the reader waits, and everything arrives all the same.
+func TestMemoryBound(t *testing.T) {
+	w := newWorld()
+	w.add(0, 200, 0)
+	w.add(1, 200, 0)
+	limit := 20 * w.stream[0][0].bytes()
+	w.insert = func(string) outcome {
+		return works
+	}
+	_, stop := w.run(t, []int{0, 1}, func(c *Config, _ *process) { c.Memory = limit; c.LingerMin, c.LingerMax = time.Millisecond, time.Hour })
+	w.wantComplete(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ensure the class of every error in the table, wrapped, and of those that are not in it.
+func TestClassify(t *testing.T) {
+	want := map[error]Class{
+		context.Canceled: Stopping, context.DeadlineExceeded: Transient,
+		events.ErrLogSubject: Poison, &events.ValidationError{}: Poison,
+		ErrInDoubt: InDoubt, ErrTransient: Transient, ErrFatal: Fatal, ErrGone: Fatal, ErrChanged: Fatal, ErrLost: Lost,
+		ledger.ErrUnknown: Transient, ledger.ErrFenced: Lost, ledger.ErrCorrupt: Fatal,
+	}
+	for err, class := range want {
+		if got := Classify(fmt.Errorf("do something: %w", err), Fatal); got != class {
+			t.Errorf("%v: %s, want %s", err, got, class)
+		}
+	}
+	for _, c := range classes {
+		if _, ok := want[c.err]; !ok {
+			t.Errorf("%v is in the table and not in the test", c.err)
+		}
+		if c.class == Fatal && c.help == "" && !errors.Is(c.err, ErrFatal) {
+			t.Errorf("%v is fatal and says nothing about what to do", c.err)
+		}
+		if c.help != "" && !strings.Contains(advise(c.err).Error(), c.help) {
+			t.Errorf("%v: advice is lost", c.err)
+		}
+	}
+	if got := Classify(errLink, Transient); got != Transient {
+		t.Errorf("unlisted: %s", got)
+	}
+	if !slices.ContainsFunc(classes, func(c struct {
+		err   error
+		class Class
+		help  string
+	}) bool {
+		return c.class == InDoubt
+	}) {
+		t.Error("nothing is in doubt")
+	}
+}
