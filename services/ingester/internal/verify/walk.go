@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"fmt"
 
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/ledger"
@@ -121,17 +120,17 @@ func (v *verifier) inspect(ctx context.Context, p int, from, to uint64, entries 
 		return err
 	}
 	i := 0
-	sum := newTally(entries[0])
+	sum := replay.NewTally(entries[0])
 	advance := func() {
-		sum.check(v.report, streamFirst)
+		v.tally(sum, streamFirst)
 		if i++; i < len(entries) {
-			sum = newTally(entries[i])
+			sum = replay.NewTally(entries[i])
 		}
 	}
 	var shortfalls []shortfall
 	finish := func(seq uint64) {
 		for i < len(entries) && seq > entries[i].LastSeq {
-			if s, any := c.trimmed(entries[i], sum.rows, streamFirst); any {
+			if s, any := c.trimmed(entries[i], sum.Rows, streamFirst); any {
 				shortfalls = append(shortfalls, s)
 			}
 			advance()
@@ -143,7 +142,7 @@ func (v *verifier) inspect(ctx context.Context, p int, from, to uint64, entries 
 			c.skipped(&m)
 			return nil
 		}
-		sum.add(&m, c.message(&m, entries[i].Batch, entries[i].Batch > committed))
+		sum.Add(&m, c.message(&m, entries[i].Batch, entries[i].Batch > committed))
 		return nil
 	})
 	if err != nil {
@@ -158,42 +157,13 @@ func (v *verifier) inspect(ctx context.Context, p int, from, to uint64, entries 
 	return v.settleTrimmed(ctx, p, shortfalls)
 }
 
-// tally recomputes one entry.
-type tally struct {
-	entry                    ledger.Record
-	hasher                   *ledger.Hasher
-	messages, rows, rejected int
-}
-
-func newTally(r ledger.Record) *tally { return &tally{entry: r, hasher: ledger.NewHasher(r.PrevHash)} }
-
-func (t *tally) add(m *replay.Message, row bool) {
-	t.hasher.Add(m.Seq, m.Time, m.Subject, m.Data)
-	t.messages++
-	if row {
-		t.rows++
-	} else {
-		t.rejected++
-	}
-}
-
-// check compares the tally with the entry, unless the stream has lost its beginning in the ordinary way.
-func (t *tally) check(r *Report, streamFirst uint64) {
-	e := t.entry
-	if streamFirst > e.FirstSeq {
-		r.Trimmed++
+// tally says in the report what is wrong with an entry, unless the stream has lost its beginning in the ordinary way.
+func (v *verifier) tally(t *replay.Tally, streamFirst uint64) {
+	if streamFirst > t.Entry.FirstSeq {
+		v.report.Trimmed++
 		return
 	}
-	f := Finding{Kind: Changed, Partition: e.Partition, Batch: e.Batch}
-	switch {
-	case t.messages != e.Messages:
-		f.Detail = fmt.Sprintf("the stream holds %d messages of sequences %d to %d, the ledger %d", t.messages, e.FirstSeq, e.LastSeq, e.Messages)
-	case t.hasher.Sum() != e.Hash:
-		f.Detail = fmt.Sprintf("the messages of sequences %d to %d have another hash than the ledger says", e.FirstSeq, e.LastSeq)
-	case t.rows != e.Rows:
-		f.Detail = fmt.Sprintf("%d of the messages are events by the rules of version %d, %d by those of version %d", t.rows, ledger.SchemaVersion, e.Rows, e.Schema)
-	default:
-		return
+	if fault := t.Fault(); fault != "" {
+		v.report.add(Finding{Kind: Changed, Partition: t.Entry.Partition, Batch: t.Entry.Batch, Detail: fault})
 	}
-	r.add(f)
 }

@@ -22,6 +22,9 @@ var errDone = errors.New("done")
 // stall is how long a walk waits for a message that the server has said is there. A walk of a server that went away ends with an error rather than never.
 const stall = 30 * time.Second
 
+// forgetTimeout bounds telling the server that a reader is done.
+const forgetTimeout = 2 * time.Second
+
 // idle is after which the server forgets a reader that does not come back.
 const idle = time.Minute
 
@@ -79,7 +82,7 @@ func (r *Reader) Entries(ctx context.Context, partition int, fromLedgerSeq uint6
 	return nil
 }
 
-// Message is one message of the event stream with the verdict on it.
+// Message is one message of the event stream.
 type Message struct {
 	Seq     uint64
 	Time    time.Time
@@ -126,7 +129,16 @@ func (r *Reader) Waiting(ctx context.Context, partition int, from uint64) (uint6
 	if err != nil {
 		return 0, fmt.Errorf("count waiting messages of partition %d: %w", partition, err)
 	}
-	return cons.CachedInfo().NumPending, nil
+	info := cons.CachedInfo()
+	r.forget(events.StreamAudit, cons)
+	return info.NumPending, nil
+}
+
+// forget removes a reader from the server, which would do so itself after a while.
+func (r *Reader) forget(stream string, cons jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
+	defer cancel()
+	_ = r.js.DeleteConsumer(ctx, stream, cons.CachedInfo().Name)
 }
 
 // partitionFilter is the subjects of a partition's messages.
@@ -161,7 +173,8 @@ func (r *Reader) walk(ctx context.Context, stream string, cfg jetstream.OrderedC
 	if err != nil {
 		return err
 	}
-	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+	defer r.forget(stream, cons)
+	if cons.CachedInfo().NumPending == 0 {
 		return nil
 	}
 	it, err := cons.Messages(jetstream.PullMaxMessages(500))
