@@ -14,6 +14,7 @@ LINT := .tools/golangci-lint-$(LINT_VERSION)
 TEST_TIMEOUT ?= 15m
 FUZZ_TIME    ?= 20s
 CHAOS_TIME   ?= 2m
+EVENTS       ?= 1000000
 
 .PHONY: help
 help: ## List the targets
@@ -74,6 +75,10 @@ fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
 	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$f | cut -c6-); do \
 	    echo "fuzz $$t ($$(dirname $$f))"; go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZ_TIME) ./$$(dirname $$f) || exit 1; \
 	  done; done
+
+.PHONY: bench
+bench: build engine ## Measure publishing, ingest and freshness against the bare engines (EVENTS=1000000)
+	go run ./deploy/auditlog/bench -events $(EVENTS)
 
 .PHONY: up
 up: ## Run the system in containers and wait until it is ready

@@ -107,8 +107,8 @@ func (s *Stack) ClickHouseHTTPPort() int { return s.opts.ClickHouseHTTPPort }
 // NATSURL is the value for AUDIT_NATS_URL.
 func (s *Stack) NATSURL() string { return "nats://" + address(s.opts.NATSPort) }
 
-// ClickHouseURL is the value for AUDIT_CLICKHOUSE_URL. It names the database audit, which exists
-// once the ingester has migrated it.
+// ClickHouseURL is the value for AUDIT_CLICKHOUSE_URL. It names the database audit, which a real server
+// has once the ingester has migrated it, and the engine library from the start.
 func (s *Stack) ClickHouseURL() string {
 	return "clickhouse://" + address(s.opts.ClickHousePort) + "/audit"
 }

@@ -133,6 +133,12 @@ func setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, log 
 	}
 }
 
+// Close gives back what New opened, of a service that is not run.
+func (s *Service) Close() error {
+	s.nc.Close()
+	return s.store.Close()
+}
+
 // Run ingests until ctx is done, then writes what it has in memory, hands its partitions over, and closes everything. The error is nil, or why
 // it cannot go on and what to do about it.
 func (s *Service) Run(ctx context.Context) (err error) {
