@@ -172,6 +172,23 @@ func TestNoRowFilterDenies(t *testing.T) {
 	}
 }
 
+// A key limited to more resource types than one IN may list is denied, not widened.
+func TestTooManyResourceTypesDeny(t *testing.T) {
+	t.Parallel()
+	e, r := open(t, ""), ask("auditor")
+	r.Principal.ResourceTypes = many(maxInValues)
+	if d := e.Decide(t.Context(), r); !d.Allowed {
+		t.Errorf("as many as may be: %+v", d)
+	}
+	r.Principal.ResourceTypes = many(maxInValues + 1)
+	if d := e.Decide(t.Context(), r); d.Allowed || d.Code != CodeEvaluationFailed {
+		t.Errorf("one more: %+v", d)
+	}
+	if n := testutil.ToFloat64(e.metrics.gaps); n != 1 {
+		t.Errorf("audit_policy_gaps_total is %v", n)
+	}
+}
+
 // A permit that fails to evaluate grants nothing and stops nothing.
 func TestFailingPermitGrantsNothing(t *testing.T) {
 	t.Parallel()
