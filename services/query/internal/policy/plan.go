@@ -108,15 +108,38 @@ func (p *plan) where() (string, map[string]any) {
 // paramPrefix keeps the parameters of the condition apart from those of filters.
 const paramPrefix = "az"
 
-// compiled is what is left of the policies, ready to decide single rows.
+// compiled is what is left of the policies, ready to decide single rows. Beside a permit that holds for every row no other permit can
+// change a decision, and Cedar would evaluate them all.
 func (p *plan) compiled() ruleSet {
-	out := make([]*rule, len(p.parts))
+	var out []*rule
+	permitted := false
 	for i := range p.parts {
-		c := *p.parts[i].rule
-		c.policy = cedar.NewPolicyFromAST((*ast.Policy)(p.parts[i].residual))
-		out[i] = &c
+		if p.parts[i].unconditional() {
+			permitted = true
+			out = append(out, p.parts[i].compile())
+			break
+		}
+	}
+	for i := range p.parts {
+		if pt := &p.parts[i]; pt.rule.forbids() || !permitted {
+			out = append(out, pt.compile())
+		}
 	}
 	return ruleSet{out}
+}
+
+// unconditional says that nothing is left of a permit but the permission.
+func (p *part) unconditional() bool {
+	_, principal := p.residual.Principal.(xast.ScopeTypeAll)
+	_, action := p.residual.Action.(xast.ScopeTypeAll)
+	_, resource := p.residual.Resource.(xast.ScopeTypeAll)
+	return !p.rule.forbids() && principal && action && resource && len(p.residual.Conditions) == 0
+}
+
+func (p *part) compile() *rule {
+	c := *p.rule
+	c.policy = cedar.NewPolicyFromAST((*ast.Policy)(p.residual))
+	return &c
 }
 
 // authorize decides one row with Cedar and the rules given.
