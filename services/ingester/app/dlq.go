@@ -242,7 +242,7 @@ func (c *commands) dlqReplay() *cobra.Command {
 				return err
 			}
 			defer d.nc.Close()
-			r := replay{deadLetters: d, force: force, out: c.stdout}
+			r := replaying{deadLetters: d, force: force, out: c.stdout}
 			if all {
 				err = d.walk(cmd.Context(), tenant, func(l deadLetter) error { return r.one(cmd.Context(), l) })
 			}
@@ -269,15 +269,15 @@ func (c *commands) dlqReplay() *cobra.Command {
 	return cmd
 }
 
-// replay counts what a replay does.
-type replay struct {
+// replaying counts what a replay does.
+type replaying struct {
 	*deadLetters
 	force          bool
 	out            io.Writer
 	replayed, left int
 }
 
-func (r *replay) one(ctx context.Context, l deadLetter) error {
+func (r *replaying) one(ctx context.Context, l deadLetter) error {
 	if err := l.verdict(time.Now()); err != nil && !r.force {
 		r.left++
 		_, werr := fmt.Fprintf(r.out, "%d: left alone, would be refused again: %v\n", l.Seq, err)

@@ -131,29 +131,28 @@ func tenantOf(i int) uuid.UUID {
 // publish sends n events over the given number of tenants and waits until all of them are acknowledged.
 func (r *rig) publish(t *testing.T, n, tenants int) {
 	t.Helper()
-	acks := make([]natsjs.PubAckFuture, n)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	p, err := events.NewPublisher(r.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	futures := make([]*events.Future, n)
 	for i := range n {
-		tenant := tenantOf(i % tenants)
-		e := events.Event{
-			ID: uuid.New(), TenantID: tenant, ActorID: "user_17", ActorType: "user", Action: "invoice.approve", ResourceType: "invoice",
-			ResourceID: fmt.Sprintf("inv_%d", i), Metadata: []byte(`{"ip":"203.0.113.9"}`), CreatedAt: time.Now(),
-		}
-		data, err := e.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if acks[i], err = r.js.PublishAsync(events.Subject(tenant), data, natsjs.WithMsgID(e.ID.String())); err != nil {
+		if futures[i], err = p.PublishAsync(ctx, events.Event{
+			TenantID: tenantOf(i % tenants), ActorID: "user_17", ActorType: "user", Action: "invoice.approve", ResourceType: "invoice",
+			ResourceID: fmt.Sprintf("inv_%d", i), Metadata: []byte(`{"ip":"203.0.113.9","user_agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36","amount":1250.00,"currency":"EUR"}`),
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, ack := range acks {
-		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
+	for _, f := range futures {
+		if _, err := f.Wait(ctx); err != nil {
 			t.Fatal(err)
-		case <-time.After(20 * time.Second):
-			t.Fatal("no acknowledgement")
 		}
+	}
+	if err := p.Close(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,8 @@ import (
 	"example.com/auditlog/services/ingester/internal/lease"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/pipeline"
+	"example.com/auditlog/services/ingester/internal/verify"
+	"example.com/auditlog/services/ingester/internal/verify/replay"
 )
 
 // Deps is what the service takes from the process it runs in.
@@ -44,6 +47,7 @@ type Service struct {
 	members   *lease.Members
 	pipe      *pipeline.Pipeline
 	state     *streamState
+	checker   *verify.Checker
 }
 
 // New connects to NATS and makes or checks the streams there; ClickHouse may come later. It returns an error that says what to do when NATS
@@ -97,6 +101,9 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
 		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
 	})
+	s.checker = verify.NewChecker(verify.System{
+		Ledger: l, Positions: s.positions, Reader: replay.New(js), Table: s.store, Partitions: cfg.Partitions,
+	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	return s, nil
 }
 
@@ -154,6 +161,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	wg.Go(func() { _ = s.members.Run(background) })
 	wg.Go(func() { s.state.run(background) })
 	wg.Go(func() { s.trim(background) })
+	wg.Go(func() { _ = s.checker.Run(background) })
 	err = s.pipe.Run(ctx)
 	cancel()
 	wg.Wait()
@@ -196,7 +204,7 @@ func (s *Service) trim(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if !s.pipe.Drives(0) {
+		if !slices.Contains(s.pipe.Driven(), 0) {
 			continue
 		}
 		first, err := s.source.Trim(ctx, s.positions, s.cfg.Retention)

@@ -81,6 +81,7 @@ func (s Shape) deadLetterConfig() jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Replicas:    s.Replicas,
 		Duplicates:  deadLetterWindow,
+		MaxBytes:    -1,
 		DenyDelete:  true,
 		AllowDirect: true,
 	}
@@ -99,6 +100,7 @@ func (s Shape) ledgerConfig() jetstream.StreamConfig {
 		Replicas:    s.Replicas,
 		DenyDelete:  true,
 		DenyPurge:   true,
+		MaxBytes:    -1,
 	}
 }
 

@@ -53,7 +53,7 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 			Help: "Attempts that failed and were or will be made again."}, []string{"what"}),
 	}
 	reg.MustRegister(m.retries)
-	gauge("partitions_driven", "Partitions this process drives and reads.", func() float64 { return float64(p.reading()) })
+	gauge("partitions_driven", "Partitions this process drives and reads.", func() float64 { return float64(len(p.Driven())) })
 	gauge("memory_bytes", "Messages in memory.", func() float64 { return float64(p.memory.inUse()) })
 	gauge("lag_messages", "Messages of this process's partitions that are not yet in the table.", func() float64 { return float64(p.lagMessages()) })
 	gauge("lag_seconds", "Age of the oldest message in memory that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
@@ -78,16 +78,6 @@ func (p *Pipeline) monitor(ctx context.Context) {
 	}
 }
 
-// reading is how many partitions are recovered and read.
-func (p *Pipeline) reading() (n int) {
-	for _, d := range p.running() {
-		if _, ok := d.position(); ok {
-			n++
-		}
-	}
-	return n
-}
-
 func (p *Pipeline) lagMessages() uint64 {
 	n := p.metrics.pending.Load()
 	for _, d := range p.running() {
@@ -107,4 +97,4 @@ func (p *Pipeline) lag(now time.Time) (lag time.Duration) {
 }
 
 // Reading says how many of the wanted partitions are recovered and read, for a readiness check.
-func (p *Pipeline) Reading() (reading, wanted int) { return p.reading(), len(p.members.Wanted()) }
+func (p *Pipeline) Reading() (reading, wanted int) { return len(p.Driven()), len(p.members.Wanted()) }

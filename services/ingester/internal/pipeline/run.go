@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -284,12 +285,13 @@ func (p *Pipeline) running() []*driver {
 	return out
 }
 
-// Drives says whether this process drives the partition now.
-func (p *Pipeline) Drives(partition int) bool {
-	d := p.driver(partition)
-	if d == nil {
-		return false
+// Driven returns the partitions this process drives and reads now, in order.
+func (p *Pipeline) Driven() (driven []int) {
+	for _, d := range p.running() {
+		if _, ok := d.position(); ok {
+			driven = append(driven, d.partition)
+		}
 	}
-	_, ok := d.position()
-	return ok
+	slices.Sort(driven)
+	return driven
 }
