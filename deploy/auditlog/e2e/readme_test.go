@@ -50,7 +50,7 @@ func TestReadme(t *testing.T) {
 	}
 	for _, want := range []string{`"reasoning":"within the delegated limit"`, `"has_more":false`, "shipment.track"} {
 		if !bytes.Contains(out, []byte(want)) {
-			t.Errorf("no %s in what the README's commands print:\n%s", want, out)
+			t.Errorf("no %s in what the README's commands print:\n%.2000s", want, out)
 		}
 	}
 }

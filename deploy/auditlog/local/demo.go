@@ -35,6 +35,8 @@ const (
 	demoPageLimit     = 5
 	// demoPatience is how long a published event may take to show before the demo gives up.
 	demoPatience = 30 * time.Second
+	// demoSettle is how long the first page must stay the same to be shown.
+	demoSettle = 500 * time.Millisecond
 )
 
 func demoCommand(getenv func(string) string, stdout, stderr io.Writer) *cobra.Command {
@@ -159,7 +161,7 @@ func firstTenant(path string) (uuid.UUID, error) {
 	}
 }
 
-// firstPage waits until the tenant's newest events show and prints them as the API gives them.
+// firstPage waits until the tenant's newest events show, and no newer ones come, and prints them as the API gives them.
 func (d *demo) firstPage(ctx context.Context, tenant uuid.UUID) error {
 	cfg, err := ConfigFromEnv(d.getenv)
 	if err != nil {
@@ -172,12 +174,14 @@ func (d *demo) firstPage(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	at := pageURL(cfg.HTTPAddr, url.Values{"limit": {fmt.Sprint(demoPageLimit)}})
+	var last []byte
 	for {
 		body, empty, err := getPage(ctx, at, key, tenant)
 		if err != nil {
 			return fmt.Errorf("read the first page: %w", err)
 		}
-		if !empty {
+		settled := bytes.Equal(body, last)
+		if last = body; settled && !empty {
 			fmt.Fprintf(d.stdout, "\nThe newest events of tenant %s, from %s:\n%s\n\n", tenant, at, body)
 			fmt.Fprintln(d.stdout, "Read on:\n  "+curl(at, key, tenant))
 			return nil
@@ -185,7 +189,7 @@ func (d *demo) firstPage(ctx context.Context, tenant uuid.UUID) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("nothing shows at %s after %s: look at the ingester's log", at, demoPatience)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(demoSettle):
 		}
 	}
 }
