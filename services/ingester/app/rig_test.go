@@ -38,6 +38,8 @@ const (
 	envChild = "TEST_INGESTER"
 	envStep  = "TEST_INGESTER_STEP"
 	envPause = "TEST_INGESTER_PAUSE"
+
+	envHeartbeat = "TEST_INGESTER_HEARTBEAT"
 )
 
 func TestMain(m *testing.M) {
@@ -57,6 +59,9 @@ func child() int {
 		return exitUsage
 	}
 	cfg.heartbeat = testHeartbeat
+	if d, err := time.ParseDuration(os.Getenv(envHeartbeat)); err == nil {
+		cfg.heartbeat = d
+	}
 	sig := syscall.SIGKILL
 	if os.Getenv(envPause) != "" {
 		sig = syscall.SIGSTOP
