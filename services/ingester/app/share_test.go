@@ -184,3 +184,12 @@ func TestTerminated(t *testing.T) {
 	r.serve(t, nil)
 	r.wantRows(t, 350, 10*time.Second)
 }
+
+func mustPositions(t *testing.T, r *rig) *ledger.Positions {
+	t.Helper()
+	p, err := ledger.OpenPositions(t.Context(), r.js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
