@@ -19,6 +19,7 @@ import (
 
 	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/deploy/stack/stacktest"
+	"example.com/auditlog/pkg/service/ops"
 	ingester "example.com/auditlog/services/ingester/app"
 	query "example.com/auditlog/services/query/app"
 )
@@ -55,12 +56,27 @@ func startSystem(t *testing.T) *system {
 	q, err := query.New(t.Context(), qCfg, query.Deps{Log: log, Registerer: reg})
 	must(t, err)
 	background(t, q.Run)
+	waitReady(t, append(ing.Checks(), q.Checks()...))
 	s.api = "http://" + q.Addr() + "/v1/audit-log"
 
 	s.nc, err = nats.Connect(s.NATSURL())
 	must(t, err)
 	t.Cleanup(s.nc.Close)
 	return s
+}
+
+// waitReady returns when every check passes, migrations included.
+func waitReady(t *testing.T, checks []ops.Check) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for _, c := range checks {
+		for err := c.Run(t.Context()); err != nil; err = c.Run(t.Context()) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %v", c.Name, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 }
 
 // background runs f until the test ends and fails the test if f did.

@@ -61,6 +61,10 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 				return install(cmd.Context(), stdout)
 			}
 			cfg, err := ConfigFromEnv(getenv)
+			if !depsOnly {
+				_, _, serviceErr := serviceConfigs(getenv)
+				err = errors.Join(err, serviceErr)
+			}
 			if err != nil {
 				return &settingsError{err}
 			}
