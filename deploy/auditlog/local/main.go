@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +41,17 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 	}
 }
 
+// distinctLines drops the lines of err that stand in it already: the parts of the stack share some settings.
+func distinctLines(err error) error {
+	var out []string
+	for line := range strings.Lines(err.Error() + "\n") {
+		if !slices.Contains(out, line) {
+			out = append(out, line)
+		}
+	}
+	return errors.New(strings.TrimSpace(strings.Join(out, "")))
+}
+
 // settingsError marks faults of settings and usage, which exit with their own code.
 type settingsError struct{ err error }
 
@@ -66,7 +79,7 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 				err = errors.Join(err, serviceErr)
 			}
 			if err != nil {
-				return &settingsError{err}
+				return &settingsError{distinctLines(err)}
 			}
 			return run(cmd.Context(), cfg, depsOnly, getenv, stdout, logger(stderr, cfg.LogLevel))
 		},
