@@ -42,6 +42,8 @@ type system struct {
 	nc  *nats.Conn
 	env map[string]string
 	url string
+
+	client *http.Client
 }
 
 // migrations are the ingester's own, so that no other table can pass for it.
@@ -67,6 +69,7 @@ func newSystem(t *testing.T, s *stack.Stack, settings map[string]string) *system
 	must(t, err)
 	sys.Service, err = app.New(t.Context(), cfg, app.Deps{Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	must(t, err)
+	sys.client = &http.Client{Transport: newChecked(t)}
 	sys.url = "http://" + sys.Addr() + "/v1/audit-log"
 	background(t, sys.Run)
 	return sys
@@ -178,7 +181,7 @@ func (s *system) getOnce(t *testing.T, key string, tenant uuid.UUID, query strin
 	must(t, err)
 	req.Header.Set("X-API-Key", key)
 	req.Header.Set("X-Tenant-ID", strings.ToUpper(tenant.String()))
-	res, err := http.DefaultClient.Do(req)
+	res, err := s.client.Do(req)
 	must(t, err)
 	body, err := io.ReadAll(res.Body)
 	must(t, err)
