@@ -36,7 +36,7 @@ func (d *DeadLetters) Publish(ctx context.Context, letters []pipeline.DeadLetter
 }
 
 func (d *DeadLetters) publish(ctx context.Context, letters []pipeline.DeadLetter) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	now := time.Now().UTC()
 	acks := make([]jetstream.PubAckFuture, len(letters))

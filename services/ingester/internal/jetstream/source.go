@@ -22,6 +22,8 @@ const (
 	pullHeartbeat = 3 * time.Second
 	// consumerIdle is how long the server keeps a consumer that nobody pulls from, which is what happens while the table cannot be written.
 	consumerIdle = 5 * time.Minute
+	// setupTimeout bounds making the streams anew.
+	setupTimeout = 20 * time.Second
 	// filterShare: a process that drives at most this part of the partitions reads each of them through a filter of its own. Else one reader
 	// without filter serves all, and what is not for us is skipped: measured on a million messages, 440,000 a second against 224,000.
 	filterShare = 8
@@ -99,9 +101,7 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 
 // open finds the stream; one that is gone is made anew.
 func (s *Source) open(ctx context.Context) (jetstream.Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*requestTimeout)
-	defer cancel()
-	stream, err := s.js.Stream(ctx, events.StreamAudit)
+	stream, err := s.lookup(ctx)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
 	}
@@ -112,14 +112,22 @@ func (s *Source) open(ctx context.Context) (jetstream.Stream, error) {
 		return stream, nil
 	}
 	s.log.ErrorContext(ctx, "the stream was deleted; events that were not yet in the table are lost", slog.String("stream", events.StreamAudit))
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
 	if err := Setup(ctx, s.js, s.shape, s.log); err != nil {
 		return nil, err
 	}
-	if stream, err = s.js.Stream(ctx, events.StreamAudit); err != nil {
+	if stream, err = s.lookup(ctx); err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
 	}
 	s.made = stream.CachedInfo().Created
 	return stream, nil
+}
+
+func (s *Source) lookup(ctx context.Context) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return s.js.Stream(ctx, events.StreamAudit)
 }
 
 // close ends the readers; when it returns none of them delivers any more.

@@ -29,8 +29,9 @@ const (
 	deadLetterWindow = 7 * 24 * time.Hour
 	// remakeGap is how far behind the last known sequence a stream begins that is made in place of a lost one.
 	remakeGap = 1 << 32
-	// requestTimeout bounds a request to the server.
-	requestTimeout = 5 * time.Second
+	// requestTimeout bounds a request to the server, which answers within milliseconds. A request that was sent while the server went down is
+	// never answered, so this is also how long that costs.
+	requestTimeout = 2 * time.Second
 )
 
 // Shape is what an operator decides about the streams.

@@ -31,7 +31,7 @@ const (
 )
 
 // appendTimeout bounds one append and one read; the server answers within milliseconds or not at all.
-const appendTimeout = 5 * time.Second
+const appendTimeout = 2 * time.Second
 
 // Ledger reads and appends entries. It is safe for concurrent use.
 type Ledger struct {

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/pkg/events"
+)
+
+// command runs the ingester's command line in this process.
+func (r *rig) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var out, err bytes.Buffer
+	code = Main(ctx, args, r.getenv, strings.NewReader(""), &out, &err)
+	return code, out.String(), err.String()
+}
+
+// Ensure what is refused is kept byte for byte with its reason, can be listed and shown, and that the partition goes on.
+func TestDeadLetters(t *testing.T) {
+	r := newRig(t)
+	r.serve(t, nil)
+	tenant := tenantOf(1).String()
+	valid := func(created time.Time) string {
+		return fmt.Sprintf(`{"id":"%s","actor_id":"a","actor_type":"u","action":"x","resource_type":"r","resource_id":"i","created_at":"%s"}`,
+			uuid.New(), created.UTC().Format(time.RFC3339Nano))
+	}
+	cases := []struct{ token, data, reason string }{
+		{tenant, "\x00\xff not JSON at all", "message"},
+		{tenant, `{"id":"` + uuid.NewString() + `"}`, "actor_id: is missing; actor_type: is missing"},
+		{tenant, strings.Replace(valid(time.Now()), `"action"`, `"acton"`, 1), "acton: is not a field"},
+		{tenant, strings.TrimSuffix(valid(time.Now()), "}") + `,"tenant_id":"` + tenantOf(2).String() + `"}`, "tenant_id"},
+		{strings.ToUpper(tenant), valid(time.Now()), "subject"},
+		{"not-a-tenant", valid(time.Now()), "subject"},
+		{tenant, valid(time.Now().Add(48 * time.Hour)), "created_at"},
+		{tenant, "", "message"},
+	}
+	sent := map[uint64]int{}
+	for i, c := range cases {
+		ack, err := r.js.Publish(t.Context(), strings.TrimSuffix(events.SubjectEvents, "*")+c.token, []byte(c.data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent[ack.Sequence] = i
+	}
+	r.publish(t, 50, 30)
+	r.wantRows(t, 50, 10*time.Second)
+	letters := r.wantDeadLetters(t, len(cases))
+	for _, l := range letters {
+		c := cases[sent[l.StreamSeq]]
+		if string(l.data) != c.data || l.Tenant != c.token || !strings.Contains(l.Error, c.reason) || l.Fields == "" || l.Received == "" || l.Refused == "" {
+			t.Errorf("sent %q to %s; kept %+v with %q, want reason %q", c.data, c.token, l, l.data, c.reason)
+		}
+		if code, out, err := r.command(t, "dlq", "show", "--raw", fmt.Sprint(l.Seq)); code != exitOK || out != c.data {
+			t.Errorf("show --raw: %d, %q, %s", code, out, err)
+		}
+		if code, out, err := r.command(t, "dlq", "show", fmt.Sprint(l.Seq)); code != exitOK || !strings.Contains(out, l.Error) || !strings.Contains(out, c.data) {
+			t.Errorf("show: %d, %q, %s", code, out, err)
+		}
+	}
+	code, out, stderr := r.command(t, "dlq", "list", "--json", "--tenant", tenant)
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != exitOK || len(lines) != 6 {
+		t.Errorf("list: %d, %q, %s", code, out, stderr)
+	} else if err := json.Unmarshal([]byte(lines[0]), &deadLetter{}); err != nil {
+		t.Error(err)
+	}
+	if code, out, stderr := r.command(t, "dlq", "list"); code != exitOK || strings.Count(out, "\n") != 9 {
+		t.Errorf("list: %d, %q, %s", code, out, stderr)
+	}
+	// None of them would be accepted now, so none is replayed.
+	if code, out, stderr := r.command(t, "dlq", "replay", "--all"); code != exitOK || !strings.Contains(out, "0 replayed, 8 left alone") {
+		t.Errorf("replay: %d, %q, %s", code, out, stderr)
+	}
+	if code, _, _ := r.command(t, "dlq", "replay", fmt.Sprint(letters[0].Seq)); code != exitFault {
+		t.Errorf("replay of what would be refused again: status %d", code)
+	}
+	if code, _, stderr := r.command(t, "dlq", "show", "12345"); code != exitFault || !strings.Contains(stderr, "12345") {
+		t.Errorf("show of what is not there: %d, %s", code, stderr)
+	}
+	if code, out, stderr := r.command(t, "verify", "--deep"); code != exitOK {
+		t.Errorf("verify: %d, %s%s", code, out, stderr)
+	}
+}
+
+// Ensure a dead letter that would be accepted now is replayed, becomes a row, and a second replay of it adds none.
+func TestReplay(t *testing.T) {
+	r := newRig(t)
+	r.serve(t, nil)
+	// What another version refused: the message is in order.
+	tenant := tenantOf(1)
+	data := fmt.Sprintf(`{"id":"%s","actor_id":"a","actor_type":"u","action":"x","resource_type":"r","resource_id":"i","created_at":"%s"}`,
+		uuid.New(), time.Now().UTC().Format(time.RFC3339Nano))
+	if _, err := r.js.Publish(t.Context(), events.DLQSubject(tenant), []byte(data)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if code, out, stderr := r.command(t, "dlq", "replay", "1"); code != exitOK || !strings.Contains(out, "1 replayed") {
+			t.Fatalf("replay: %d, %q, %s", code, out, stderr)
+		}
+		r.wantRows(t, 1, 10*time.Second)
+	}
+}
+
+// Ensure wrong arguments and settings are all named, and nothing is tried.
+func TestUsage(t *testing.T) {
+	f := func(want string, env map[string]string, args ...string) {
+		t.Helper()
+		var out, stderr bytes.Buffer
+		code := Main(t.Context(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &stderr)
+		if code != exitUsage {
+			t.Errorf("%v: status %d, want %d", args, code, exitUsage)
+		}
+		for _, part := range strings.Fields(want) {
+			if !strings.Contains(stderr.String(), part) {
+				t.Errorf("%v: %q does not name %s", args, stderr.String(), part)
+			}
+		}
+		if strings.Contains(stderr.String(), "hunter2") {
+			t.Errorf("%v: a password is shown", args)
+		}
+	}
+	f("--help", nil)
+	f("sevre", nil, "sevre")
+	f("--nonsense", nil, "serve", "--nonsense")
+	f("extra", nil, "serve", "extra")
+	f("list", nil, "dlq")
+	f("accepts", nil, "dlq", "show")
+	f("--all", nil, "dlq", "replay")
+	f("--tenant", nil, "verify", "--tenant", "acme")
+	f("AUDIT_PARTITIONS AUDIT_NATS_REPLICAS AUDIT_RETENTION AUDIT_CLICKHOUSE_URL AUDIT_STREAM_MAX_BYTES AUDIT_OPS_ADDR AUDIT_LOG_LEVEL AUDIT_FLUSHERS",
+		map[string]string{"AUDIT_PARTITIONS": "0", "AUDIT_NATS_REPLICAS": "2", "AUDIT_RETENTION": "never", "AUDIT_CLICKHOUSE_URL": "http://u:hunter2@h",
+			"AUDIT_STREAM_MAX_BYTES": "5", "AUDIT_OPS_ADDR": "x", "AUDIT_LOG_LEVEL": "loud", "AUDIT_FLUSHERS": "many"}, "serve")
+	var out bytes.Buffer
+	if code := Main(t.Context(), []string{"version"}, os.Getenv, strings.NewReader(""), &out, &out); code != exitOK || !strings.HasPrefix(out.String(), "ingester ") {
+		t.Errorf("version: %d, %q", code, out.String())
+	}
+}
