@@ -54,7 +54,6 @@ func benchIngest(ctx context.Context, o options) (err error) {
 	}
 	report("bare native insert of the same rows", n, insert, "")
 
-	backlog = nil // the drain should not share the machine with a heap of its own input
 	before := e.cpu()
 	took, cost, err := drain(ctx, e, nc, o)
 	if err != nil {
