@@ -70,7 +70,7 @@ func rawAsync(nc *nats.Conn, backlog []event) (time.Duration, error) {
 	began := time.Now()
 	futures := make([]jetstream.PubAckFuture, 0, len(backlog))
 	for _, ev := range backlog {
-		f, err := js.PublishAsync(events.Subject(ev.tenant), ev.wire, jetstream.WithMsgID(ev.id.String()))
+		f, err := js.PublishAsync(events.Subject(ev.tenant), ev.wire, jetstream.WithMsgID(ev.id.String()), jetstream.WithStallWait(time.Minute))
 		if err != nil {
 			return 0, err
 		}
