@@ -3,11 +3,9 @@ package clickhouse
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync/atomic"
 
 	"github.com/ClickHouse/ch-go"
-	"github.com/ClickHouse/ch-go/proto"
 )
 
 // insertSettings make an insert one block that is written when it is answered.
@@ -52,13 +50,5 @@ func (s *Store) insertQuery(c *Columns, token string, sent *atomic.Bool) ch.Quer
 	input := c.input()
 	input[0].Data = tripwire{ColInput: input[0].Data, sent: sent}
 	settings := append([]ch.Setting{{Key: "insert_deduplication_token", Value: token, Important: true}}, insertSettings...)
-	return ch.Query{Body: insertStatement(s.table, input), QueryID: token, Input: input, Settings: settings}
-}
-
-func insertStatement(table string, input proto.Input) string {
-	names := make([]string, len(input))
-	for i, c := range input {
-		names[i] = quote(c.Name)
-	}
-	return "INSERT INTO " + quote(table) + " (" + strings.Join(names, ", ") + ") VALUES"
+	return ch.Query{Body: "INSERT INTO " + quote(s.table) + " (" + columnNames() + ") VALUES", QueryID: token, Input: input, Settings: settings}
 }

@@ -16,6 +16,9 @@ import (
 const (
 	// DefaultCheckEvery is how often a Checker looks at what was committed since it last did.
 	DefaultCheckEvery = 15 * time.Second
+	// checkTimeout bounds the check of one partition. It is not cut short when the service stops, which mostly takes milliseconds: a client that
+	// goes away in the middle of a query is no friend of the server's.
+	checkTimeout = 10 * time.Second
 	// DefaultRoundBatches is how many older batches it goes over again each time, over all partitions: all of a million batches in about four days.
 	DefaultRoundBatches = 50
 )
@@ -108,12 +111,18 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 	var errs []error
 	mine := c.partitions()
 	for _, p := range mine {
+		if ctx.Err() != nil {
+			break
+		}
 		s := c.states[p]
 		if s == nil {
 			s = &checkState{newest: none(p), round: none(p)}
 			c.states[p] = s
 		}
-		if err := c.partition(ctx, p, s, c.batches/len(mine)+1, report); err != nil {
+		pctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+		err := c.partition(pctx, p, s, c.batches/len(mine)+1, report)
+		cancel()
+		if err != nil {
 			errs = append(errs, fmt.Errorf("verify partition %d: %w", p, err))
 		}
 	}

@@ -17,7 +17,7 @@ func all() []int { return []int{0, 1, 2, 3} }
 // Ensure a running service sees new batches at once, and old ones within a round, without reading everything each time.
 func TestCheckerIncremental(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 90) // 5 batches in each of 3 partitions
+	f.Fill(t, 90) // 5 batches in each of 3 partitions
 	c := verify.NewChecker(f.System, all, verify.CheckerOptions{RoundBatches: 4}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	check := func(batches uint64) *verify.Report {
 		t.Helper()
@@ -32,12 +32,12 @@ func TestCheckerIncremental(t *testing.T) {
 	}
 	check(3 + 6) // the newest one, and two older ones, of each of three partitions
 	check(6)     // nothing new
-	f.fill(t, 21)
-	f.exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq = 91 SETTINGS mutations_sync = 1")
+	f.Fill(t, 21)
+	f.Exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq = 91 SETTINGS mutations_sync = 1")
 	if r := check(3 + 6); r.Counts[verify.Missing] == 0 {
 		t.Errorf("a new row is gone: %s", text(t, r))
 	}
-	f.exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq = 1 SETTINGS mutations_sync = 1")
+	f.Exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq = 1 SETTINGS mutations_sync = 1")
 	found := uint64(0)
 	for range 3 { // six batches a partition, two at a time
 		r, err := c.Check(t.Context())
@@ -58,7 +58,7 @@ func TestCheckerIncremental(t *testing.T) {
 // Ensure the metrics say what the checks found, and that Run ends with its context.
 func TestCheckerMetrics(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 30)
+	f.Fill(t, 30)
 	reg := prometheus.NewRegistry()
 	c := verify.NewChecker(f.System, all, verify.CheckerOptions{Every: 10 * time.Millisecond}, reg, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -75,9 +75,9 @@ func TestCheckerMetrics(t *testing.T) {
 	wait("agreement", func(m map[string]float64) bool {
 		return m["audit_verify_last_ok_timestamp_seconds"] > 0 && m["audit_verify_batches_total"] > 0 && m["audit_verify_findings_total"] == 0
 	})
-	f.exec(t, "TRUNCATE TABLE event_log")
+	f.Exec(t, "TRUNCATE TABLE event_log")
 	wait("findings", func(m map[string]float64) bool { return m["audit_verify_findings_total"] >= 30 })
-	f.exec(t, "RENAME TABLE event_log TO away")
+	f.Exec(t, "RENAME TABLE event_log TO away")
 	wait("failures", func(m map[string]float64) bool { return m["audit_verify_failures_total"] > 0 })
 	cancel()
 	if err := <-done; err != nil {

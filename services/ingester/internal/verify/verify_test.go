@@ -16,6 +16,7 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
+	"example.com/auditlog/services/ingester/internal/verify/verifytest"
 )
 
 // forms are the three ways to verify, the last one for the tenant that the faults are about.
@@ -39,36 +40,36 @@ func TestFaults(t *testing.T) {
 	}{
 		{"none", func(*testing.T, *fixture) {}, counts{}},
 		{"rows deleted", func(t *testing.T, f *fixture) {
-			f.exec(t, "ALTER TABLE event_log DELETE WHERE "+ofTenant+" AND stream_seq IN (4, 7) SETTINGS mutations_sync = 1")
+			f.Exec(t, "ALTER TABLE event_log DELETE WHERE "+ofTenant+" AND stream_seq IN (4, 7) SETTINGS mutations_sync = 1")
 		}, everywhere(verify.Missing, 2)},
 		{"a row inserted again under another token", func(t *testing.T, f *fixture) {
-			f.exec(t, "SYSTEM STOP MERGES event_log")
-			f.exec(t, "INSERT INTO event_log SELECT * FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
+			f.Exec(t, "SYSTEM STOP MERGES event_log")
+			f.Exec(t, "INSERT INTO event_log SELECT * FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
 		}, everywhere(verify.Duplicate, 1)},
 		{"a row changed", func(t *testing.T, f *fixture) {
-			f.exec(t, "ALTER TABLE event_log UPDATE resource_id = 'other', reasoning = '' WHERE "+ofTenant+" AND stream_seq = 4 SETTINGS mutations_sync = 1")
+			f.Exec(t, "ALTER TABLE event_log UPDATE resource_id = 'other', reasoning = '' WHERE "+ofTenant+" AND stream_seq = 4 SETTINGS mutations_sync = 1")
 		}, counts{"deep": {verify.Differing: 1}, "tenant": {verify.Differing: 1}}},
 		{"an invented row within a batch", func(t *testing.T, f *fixture) {
 			// Sequence 2 is of another partition.
-			f.exec(t, "INSERT INTO event_log SELECT * REPLACE (2 AS stream_seq, generateUUIDv4() AS id) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
+			f.Exec(t, "INSERT INTO event_log SELECT * REPLACE (2 AS stream_seq, generateUUIDv4() AS id) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
 		}, everywhere(verify.Surplus, 1)},
 		{"an invented row after everything", func(t *testing.T, f *fixture) {
-			f.exec(t, "INSERT INTO event_log SELECT * REPLACE (1000000 AS stream_seq, generateUUIDv4() AS id) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
+			f.Exec(t, "INSERT INTO event_log SELECT * REPLACE (1000000 AS stream_seq, generateUUIDv4() AS id) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
 		}, everywhere(verify.Surplus, 1)},
 		{"an invented partition", func(t *testing.T, f *fixture) {
-			f.exec(t, "INSERT INTO event_log SELECT * REPLACE (99 AS partition) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
+			f.Exec(t, "INSERT INTO event_log SELECT * REPLACE (99 AS partition) FROM (SELECT * FROM event_log WHERE "+ofTenant+" AND stream_seq = 4)")
 		}, counts{"shallow": {verify.Surplus: 1}, "deep": {verify.Surplus: 1}}},
 		{"the whole table gone", func(t *testing.T, f *fixture) {
-			f.exec(t, "TRUNCATE TABLE event_log")
+			f.Exec(t, "TRUNCATE TABLE event_log")
 		}, counts{"shallow": {verify.Missing: 90}, "deep": {verify.Missing: 90}, "tenant": {verify.Missing: 30}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			verify.LowerLimits(t, 3, 10) // so that batches fall into several groups and chunks
 			f := setup(t)
-			f.fill(t, 90)
+			f.Fill(t, 90)
 			tc.fault(t, f)
 			for name, opts := range forms {
-				r := f.verify(t, opts)
+				r := f.Verify(t, opts)
 				want := tc.want[name]
 				if !maps.Equal(r.Counts, want) || r.OK() != (len(want) == 0) {
 					t.Errorf("%s: %v, want %v\n%s", name, r.Counts, want, text(t, r))
@@ -90,32 +91,32 @@ func text(t *testing.T, r *verify.Report) string {
 // Ensure every message is accounted for: a row, a dead letter, or a counted duplicate, merged away or not.
 func TestEveryMessageAccounted(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 90)
+	f.Fill(t, 90)
 	for i := range 5 {
-		f.publish(t, tenants[0], event(i*3)) // copies of what tenant 0 has
+		f.Publish(t, tenants[0], event(i*3)) // copies of what tenant 0 has
 	}
-	f.publish(t, tenants[0], []byte("not an event"))
-	f.publish(t, tenants[1], []byte(`{"id":1}`))
-	f.ingest(t)
-	f.exec(t, "OPTIMIZE TABLE event_log FINAL")
-	r := f.verify(t, verify.Options{Deep: true})
+	f.Publish(t, tenants[0], []byte("not an event"))
+	f.Publish(t, tenants[1], []byte(`{"id":1}`))
+	f.Ingest(t)
+	f.Exec(t, "OPTIMIZE TABLE event_log FINAL")
+	r := f.Verify(t, verify.Options{Deep: true})
 	if !r.OK() || r.Messages != 97 || r.Rows != 90 || r.Folded != 5 || r.DeadLetters != 2 {
 		t.Errorf("deep: %s", text(t, r))
 	}
-	if r = f.verify(t, verify.Options{}); !r.OK() || r.Folded != 5 || r.Messages != 97 || r.DeadLetters != 2 || r.Rows != 90 {
+	if r = f.Verify(t, verify.Options{}); !r.OK() || r.Folded != 5 || r.Messages != 97 || r.DeadLetters != 2 || r.Rows != 90 {
 		t.Errorf("shallow: %s", text(t, r))
 	}
-	if r = f.verify(t, verify.Options{Tenant: &tenants[0]}); !r.OK() || r.Messages != 36 || r.Folded != 5 || r.DeadLetters != 1 {
+	if r = f.Verify(t, verify.Options{Tenant: &tenants[0]}); !r.OK() || r.Messages != 36 || r.Folded != 5 || r.DeadLetters != 1 {
 		t.Errorf("tenant: %s", text(t, r))
 	}
 	// A dead letter that nobody delivered.
-	if err := f.js.DeleteStream(t.Context(), events.StreamDLQ); err != nil {
+	if err := f.JS.DeleteStream(t.Context(), events.StreamDLQ); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: events.StreamDLQ, Subjects: []string{events.SubjectDLQ}}); err != nil {
+	if _, err := f.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: events.StreamDLQ, Subjects: []string{events.SubjectDLQ}}); err != nil {
 		t.Fatal(err)
 	}
-	if r = f.verify(t, verify.Options{Deep: true}); r.Counts[verify.Undelivered] != 2 {
+	if r = f.Verify(t, verify.Options{Deep: true}); r.Counts[verify.Undelivered] != 2 {
 		t.Errorf("without dead letters: %s", text(t, r))
 	}
 }
@@ -123,14 +124,14 @@ func TestEveryMessageAccounted(t *testing.T) {
 // Ensure a batch that is in the ledger and not yet in the table is pending, and messages nobody has read wait; and that both are no findings.
 func TestPendingAndWaiting(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 90)
+	f.Fill(t, 90)
 	for i := range 3 {
-		f.publish(t, tenants[0], event(1000+i))
+		f.Publish(t, tenants[0], event(1000+i))
 	}
 	p := events.Partition(tenants[0], partitions)
-	f.append(t, p, f.last(t, p), f.after(t, p)[:2])
+	f.Append(t, p, f.last(t, p), f.after(t, p)[:2])
 	for _, opts := range []verify.Options{{}, {Deep: true}} {
-		if r := f.verify(t, opts); !r.OK() || r.Pending != 2 || r.Waiting != 1 {
+		if r := f.Verify(t, opts); !r.OK() || r.Pending != 2 || r.Waiting != 1 {
 			t.Errorf("%+v: %s", opts, text(t, r))
 		}
 	}
@@ -139,7 +140,7 @@ func TestPendingAndWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, opts := range forms {
-		if r := f.verify(t, opts); r.Counts[verify.Missing] != 2 {
+		if r := f.Verify(t, opts); r.Counts[verify.Missing] != 2 {
 			t.Errorf("%s: %s", name, text(t, r))
 		}
 	}
@@ -185,24 +186,24 @@ func TestLedgerFaults(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := setup(t)
-			f.fill(t, 90)
+			f.Fill(t, 90)
 			for i := range 9 {
-				f.publish(t, tenants[i%3], event(1000+i))
+				f.Publish(t, tenants[i%3], event(1000+i))
 			}
 			batch := f.after(t, p)
-			e := entry(p, f.last(t, p), batch)
+			e := verifytest.Entry(p, f.last(t, p), batch)
 			tc.change(&e)
 			r, err := f.Ledger.Append(t.Context(), e)
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.insert(t, p, r.Batch, batch)
+			f.Insert(t, p, r.Batch, batch)
 			if err := f.Positions.Put(t.Context(), p, ledger.Position{Batch: r.Batch}); err != nil {
 				t.Fatal(err)
 			}
-			f.ingest(t)
+			f.Ingest(t)
 			for name, opts := range forms {
-				if r := f.verify(t, opts); !maps.Equal(r.Counts, tc.want[name]) {
+				if r := f.Verify(t, opts); !maps.Equal(r.Counts, tc.want[name]) {
 					t.Errorf("%s: %v, want %v\n%s", name, r.Counts, tc.want[name], text(t, r))
 				}
 			}
@@ -213,11 +214,11 @@ func TestLedgerFaults(t *testing.T) {
 // Ensure an unreadable entry is a finding, not the end.
 func TestLedgerUnreadable(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 90)
-	if _, err := f.js.Publish(t.Context(), events.LedgerSubject(events.Partition(tenants[0], partitions)), []byte("x")); err != nil {
+	f.Fill(t, 90)
+	if _, err := f.JS.Publish(t.Context(), events.LedgerSubject(events.Partition(tenants[0], partitions)), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.verify(t, verify.Options{}); r.Counts[verify.Chain] != 1 || len(r.Counts) != 1 {
+	if r := f.Verify(t, verify.Options{}); r.Counts[verify.Chain] != 1 || len(r.Counts) != 1 {
 		t.Errorf("%s", text(t, r))
 	}
 }
@@ -225,17 +226,17 @@ func TestLedgerUnreadable(t *testing.T) {
 // Ensure a trimmed stream is checked by counts: folded copies excuse, a lost part does not.
 func TestTrimmed(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 90)
+	f.Fill(t, 90)
 	for i := range 5 {
-		f.publish(t, tenants[0], event(i*3))
+		f.Publish(t, tenants[0], event(i*3))
 	}
-	f.ingest(t)
+	f.Ingest(t)
 	for i := range 30 {
-		f.publish(t, tenants[i%3], event(2000+i))
+		f.Publish(t, tenants[i%3], event(2000+i))
 	}
-	f.ingest(t)
-	f.exec(t, "OPTIMIZE TABLE event_log FINAL")
-	s, err := f.js.Stream(t.Context(), events.StreamAudit)
+	f.Ingest(t)
+	f.Exec(t, "OPTIMIZE TABLE event_log FINAL")
+	s, err := f.JS.Stream(t.Context(), events.StreamAudit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,13 +244,13 @@ func TestTrimmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, opts := range []verify.Options{{}, {Deep: true}} {
-		if r := f.verify(t, opts); !r.OK() || r.Unproven != 5 {
+		if r := f.Verify(t, opts); !r.OK() || r.Unproven != 5 {
 			t.Errorf("%+v: %s", opts, text(t, r))
 		}
 	}
-	f.exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq <= 60 SETTINGS mutations_sync = 1")
+	f.Exec(t, "ALTER TABLE event_log DELETE WHERE stream_seq <= 60 SETTINGS mutations_sync = 1")
 	for _, opts := range []verify.Options{{}, {Deep: true}} {
-		if r := f.verify(t, opts); r.Counts[verify.Missing] < 50 {
+		if r := f.Verify(t, opts); r.Counts[verify.Missing] < 50 {
 			t.Errorf("%+v: %s", opts, text(t, r))
 		}
 	}
@@ -258,10 +259,10 @@ func TestTrimmed(t *testing.T) {
 // Ensure one id with two times is told, and no finding.
 func TestReusedID(t *testing.T) {
 	f := setup(t)
-	f.publish(t, tenants[0], event(1))
-	f.publish(t, tenants[0], bytes.Replace(event(1), []byte("2026"), []byte("2025"), 1))
-	f.ingest(t)
-	r := f.verify(t, verify.Options{Deep: true})
+	f.Publish(t, tenants[0], event(1))
+	f.Publish(t, tenants[0], bytes.Replace(event(1), []byte("2026"), []byte("2025"), 1))
+	f.Ingest(t)
+	r := f.Verify(t, verify.Options{Deep: true})
 	if !r.OK() || len(r.ReusedIDs) != 1 || r.ReusedIDs[0].Tenant != tenants[0] || r.ReusedIDs[0].Times != 2 {
 		t.Errorf("%s", text(t, r))
 	}
@@ -273,7 +274,7 @@ func TestReusedID(t *testing.T) {
 // Ensure an empty system is in order, and that the report reads well for machines.
 func TestEmptyAndJSON(t *testing.T) {
 	f := setup(t)
-	r := f.verify(t, verify.Options{})
+	r := f.Verify(t, verify.Options{})
 	out, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
@@ -282,7 +283,7 @@ func TestEmptyAndJSON(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	unknown := uuid.New()
-	if r := f.verify(t, verify.Options{Tenant: &unknown}); !r.OK() || r.Messages != 0 {
+	if r := f.Verify(t, verify.Options{Tenant: &unknown}); !r.OK() || r.Messages != 0 {
 		t.Errorf("%s", text(t, r))
 	}
 }
@@ -290,10 +291,10 @@ func TestEmptyAndJSON(t *testing.T) {
 // Ensure many findings are counted and not all kept.
 func TestManyFindings(t *testing.T) {
 	f := setup(t)
-	f.fill(t, 600)
-	f.exec(t, "TRUNCATE TABLE event_log")
+	f.Fill(t, 600)
+	f.Exec(t, "TRUNCATE TABLE event_log")
 	start := time.Now()
-	r := f.verify(t, verify.Options{})
+	r := f.Verify(t, verify.Options{})
 	if r.Counts[verify.Missing] != 600 || len(r.Findings) != 100 {
 		t.Errorf("%d counted, %d kept", r.Counts[verify.Missing], len(r.Findings))
 	}
