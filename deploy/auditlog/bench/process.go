@@ -125,15 +125,25 @@ type usage struct {
 
 // stop ends a process by SIGTERM, or by SIGKILL when that takes too long, and returns what it cost.
 func stop(cmd *exec.Cmd) (usage, error) {
+	peak := peakMiB(cmd.Process.Pid)
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	kill := time.AfterFunc(stopPatience, func() { _ = cmd.Process.Kill() })
 	defer kill.Stop()
 	err := cmd.Wait()
-	ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return usage{}, err
+	return usage{cpu: cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds(), peakMiB: peak}, err
+}
+
+// peakMiB is the most memory a running process has had resident; 0 where /proc is missing. The kernel's account at the end
+// of a process would not do: it begins with the memory of the process that forked it.
+func peakMiB(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
 	}
-	return usage{cpu: cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds(), peakMiB: float64(ru.Maxrss) / 1024}, err
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, _ := strconv.ParseFloat(kib, 64)
+	return n / 1024
 }
 
 // processCPU reads the user and system seconds of a process and all its threads; 0 where /proc is missing.
