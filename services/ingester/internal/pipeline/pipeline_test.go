@@ -93,24 +93,11 @@ func TestCrashAtEachStep(t *testing.T) {
 func TestStopFlushes(t *testing.T) {
 	w := newWorld()
 	w.add(0, 5, 0)
-	seen := make(chan struct{})
 	p, stop := w.run(t, []int{0}, func(c *Config, _ *process) { c.LingerMin, c.LingerMax = time.Hour, time.Hour })
-	go func() {
-		defer close(seen)
-		for !p.dead.Load() {
-			w.mu.Lock()
-			n := len(w.ledger[0])
-			w.mu.Unlock()
-			if n > 0 {
-				t.Error("a young batch has gone")
-			}
-			time.Sleep(20 * time.Millisecond)
-			p.dead.Store(false)
-			return
-		}
-	}()
-	<-seen
-	time.Sleep(100 * time.Millisecond) // recovery and the first read take a few milliseconds
+	<-p.read
+	if _, err := p.Last(t.Context(), 0); err != nil || len(w.ledger[0]) != 0 {
+		t.Errorf("a young batch has gone: %v", err)
+	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -198,10 +185,19 @@ func TestMemoryBound(t *testing.T) {
 	w.add(0, 200, 0)
 	w.add(1, 200, 0)
 	limit := 20 * w.stream[0][0].bytes()
+	var pipe *Pipeline
 	w.insert = func(string) outcome {
+		if used := pipe.memory.inUse(); used > limit {
+			t.Errorf("%d bytes in memory, limit is %d", used, limit)
+		}
 		return works
 	}
-	_, stop := w.run(t, []int{0, 1}, func(c *Config, _ *process) { c.Memory = limit; c.LingerMin, c.LingerMax = time.Millisecond, time.Hour })
+	_, stop := w.run(t, []int{0, 1}, func(c *Config, p *process) {
+		c.Memory = limit
+		c.BatchMaxEvents = 1000 // nothing but the memory's bound makes a batch go
+		c.LingerMin, c.LingerMax = time.Millisecond, time.Hour
+		p.made = func(made *Pipeline) { pipe = made }
+	})
 	w.wantComplete(t)
 	if err := stop(); err != nil {
 		t.Fatal(err)

@@ -266,7 +266,7 @@ func (p *Pipeline) endReader() {
 	}
 	p.stopRead()
 	p.stopRead = nil
-	<-p.readEnded
+	_ = <-p.readEnded // what was wrong with it will be wrong with the next one
 }
 
 func (p *Pipeline) driver(partition int) *driver {

@@ -86,6 +86,8 @@ type process struct {
 	*world
 	dead   atomic.Bool
 	driven []int
+	made   func(*Pipeline)
+	read   chan struct{} // receives a value when all messages were delivered to a reader
 }
 
 var errLink = errors.New("link is down")
@@ -107,6 +109,10 @@ func (p *process) Read(ctx context.Context, after map[int]uint64, deliver func(i
 				return nil
 			}
 		}
+	}
+	select {
+	case p.read <- struct{}{}:
+	default:
 	}
 	<-ctx.Done()
 	return nil
@@ -297,7 +303,7 @@ var processes atomic.Int32
 // run starts a process on the partitions; stop ends it in order and returns the pipeline's error.
 func (w *world) run(t *testing.T, driven []int, change func(*Config, *process)) (p *process, stop func() error) {
 	t.Helper()
-	p = &process{world: w, driven: driven}
+	p = &process{world: w, driven: driven, read: make(chan struct{}, 1)}
 	cfg := Config{BatchMaxEvents: 7, LingerMin: time.Millisecond, LingerMax: 5 * time.Millisecond, Drain: 5 * time.Second, BackoffMin: time.Millisecond,
 		Instance: fmt.Sprint("process-", processes.Add(1)), TokenPrefix: "t:"}
 	if change != nil {
@@ -305,6 +311,9 @@ func (w *world) run(t *testing.T, driven []int, change func(*Config, *process)) 
 	}
 	pipe := New(cfg, Deps{Source: p, Ledger: p, Positions: positions{p}, DeadLetters: letters{p}, Sink: p, Members: p,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	if p.made != nil {
+		p.made(pipe)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- pipe.Run(ctx) }()
