@@ -234,7 +234,8 @@ func (b *builder) catchUp(ctx context.Context, from, to string, wait time.Durati
 			return err
 		}
 		err = b.committed(ctx, last, wait)
-		if err != nil && !(errors.Is(err, ErrUnfinished) && to == clickhouse.EventTable) {
+		live := to == clickhouse.EventTable
+		if err != nil && (!live || !errors.Is(err, ErrUnfinished)) {
 			return err
 		}
 		if err := b.Table.CopyMissing(ctx, from, to, p, border, last.LastSeq); err != nil {

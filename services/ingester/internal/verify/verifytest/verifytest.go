@@ -30,8 +30,8 @@ import (
 // Partitions is how many the stream has.
 const Partitions = 4
 
-// BatchMessages is how many messages Ingest puts into a batch.
-const BatchMessages = 7
+// batchMessages is how many messages Ingest puts into a batch.
+const batchMessages = 7
 
 var databases atomic.Int32
 
@@ -41,6 +41,8 @@ type Fixture struct {
 	JS jetstream.JetStream
 	// DSN is of the database.
 	DSN string
+	// Batch is how many messages Ingest puts into a batch: few, unless a test changes it.
+	Batch int
 
 	http, database string
 	// events and dlq count what was published to the stream by fill, and as dead letters.
@@ -55,7 +57,7 @@ func Setup(t testing.TB, s *stack.Stack) *Fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	f := &Fixture{}
+	f := &Fixture{Batch: batchMessages}
 	if f.JS, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +121,7 @@ func (f *Fixture) Publish(t testing.TB, tenant uuid.UUID, data []byte) uint64 {
 	return ack.Sequence
 }
 
-// Fill publishes n events, one after the other for each tenant, and ingests them in batches of BatchMessages.
+// Fill publishes n events, one after the other for each tenant, and ingests them in batches of f.Batch.
 func (f *Fixture) Fill(t testing.TB, n int) {
 	t.Helper()
 	for range n {
@@ -129,7 +131,7 @@ func (f *Fixture) Fill(t testing.TB, n int) {
 	f.Ingest(t)
 }
 
-// Ingest does what the pipeline does, in batches of BatchMessages.
+// Ingest does what the pipeline does, in batches of f.Batch.
 func (f *Fixture) Ingest(t testing.TB) {
 	t.Helper()
 	for p := range Partitions {
@@ -148,7 +150,7 @@ func (f *Fixture) Ingest(t testing.TB) {
 			batch = nil
 		}
 		err = f.Reader.Messages(t.Context(), p, nil, last.LastSeq+1, end, func(m replay.Message) error {
-			if batch = append(batch, m); len(batch) == BatchMessages {
+			if batch = append(batch, m); len(batch) == f.Batch {
 				flush()
 			}
 			return nil
