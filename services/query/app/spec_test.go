@@ -77,7 +77,7 @@ func (c *checked) always(r *http.Request, res *http.Response) {
 func (c *checked) described(r *http.Request, res *http.Response, body []byte) {
 	c.tb.Helper()
 	known := strings.HasPrefix(r.URL.Path, "/v1/openapi.") || r.URL.Path == "/v1/audit-log" ||
-		strings.HasPrefix(r.URL.Path, "/v1/audit-log/") && strings.Count(r.URL.Path, "/") == 3
+		strings.HasPrefix(r.URL.Path, "/v1/audit-log/") && strings.Count(r.URL.Path, "/") == 3 && !strings.HasSuffix(r.URL.Path, "/")
 	if !known || res.StatusCode == http.StatusMethodNotAllowed || strings.HasSuffix(r.URL.Path, ".yaml") || r.Method == http.MethodHead {
 		return
 	}

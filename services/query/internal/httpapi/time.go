@@ -1,22 +1,29 @@
 package httpapi
 
 import (
+	"regexp"
 	"strings"
 	"time"
 )
+
+// dateTime is the shape of RFC 3339. The time package also takes a comma for the point, hours of one digit and offsets of a hundred hours.
+var dateTime = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
 
 // parseTime reads RFC 3339's date-time as producers may write it: T and Z in either case, digits beyond the nanosecond rounded up, a leap second
 // counted as the second that follows. A zero result is moved off zero, which means "not given" to a filter.
 func parseTime(s string) (time.Time, bool) {
 	const seconds = len("2006-01-02T15:04:")
 	s = strings.ToUpper(s)
-	leap := len(s) > seconds+2 && s[seconds:seconds+2] == "60"
+	if !dateTime.MatchString(s) {
+		return time.Time{}, false
+	}
+	leap := s[seconds:seconds+2] == "60"
 	if leap {
 		s = s[:seconds] + "59" + s[seconds+2:]
 	}
 	s, rest := cutFraction(s)
-	var t time.Time
-	if err := t.UnmarshalText([]byte(s)); err != nil { // stricter than time.Parse
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
 		return time.Time{}, false
 	}
 	if leap {

@@ -1,0 +1,103 @@
+package clickhouse
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// Ensure the SQL of each kind of question stays what somebody has read and found right.
+func TestStatements(t *testing.T) {
+	engine, err := policy.Open("", slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tenant := uuid.MustParse("11111111-2222-4333-8444-555555555555")
+	id := uuid.MustParse("01937b7e-0000-7000-8000-000000000001")
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.FixedZone("", 3600))
+	for name, c := range map[string]struct {
+		types []string
+		build func(*statement)
+	}{
+		"first_page":  {build: func(s *statement) { s.filter(&audit.Filter{}); s.during(span{}); s.after(nil) }},
+		"window":      {build: func(s *statement) { s.during(span{from: noon.Add(-time.Hour), to: noon}) }},
+		"next_page":   {build: func(s *statement) { s.after(&audit.Position{CreatedAt: noon, ID: id}) }},
+		"one_event":   {build: func(s *statement) { s.is(id) }},
+		"limited_key": {types: []string{"invoice", "it's"}, build: func(*statement) {}},
+		"all_filters": {build: func(s *statement) {
+			s.filter(&audit.Filter{ActorIDs: []string{"o'brien", `back\slash`}, ResourceTypes: []string{"invoice"}, ResourceIDs: []string{"%"}, Actions: []string{"a", "b", "c"}})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := engine.Decide(t.Context(), policy.Request{Action: policy.QueryLog, Tenant: tenant,
+				Principal: policy.Principal{KeyID: "k", Tenant: tenant, Roles: []string{"auditor"}, ResourceTypes: c.types}})
+			if !d.Allowed {
+				t.Fatalf("denied: %+v", d)
+			}
+			s := newStatement(d.Scope, 7)
+			c.build(s)
+			golden(t, filepath.Join("testdata", "select", name+".sql"), describe(s))
+		})
+	}
+}
+
+func describe(s *statement) string {
+	var b strings.Builder
+	b.WriteString(s.sql(66) + "\n\n")
+	for _, name := range slices.Sorted(maps.Keys(s.args)) {
+		fmt.Fprintf(&b, "-- %s = %q\n", name, s.args[name])
+	}
+	return b.String()
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s (-update writes it anew)\n got:\n%s\nwant:\n%s", path, got, want)
+	}
+}
+
+// Ensure windows follow each other without gap or overlap, newest first, and end with everything that is left.
+func TestWindows(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	hour := func(n int) time.Time { return now.Add(-time.Duration(n) * time.Hour) }
+	for name, c := range map[string]struct {
+		query audit.PageQuery
+		want  []span
+	}{
+		"FirstPage": {audit.PageQuery{}, []span{{from: hour(1)}, {hour(16), hour(1)}, {hour(256), hour(16)}, {to: hour(256)}}},
+		"NextPage": {audit.PageQuery{After: &audit.Position{CreatedAt: hour(100)}},
+			[]span{{from: hour(101)}, {hour(116), hour(101)}, {hour(356), hour(116)}, {to: hour(356)}}},
+		"Narrow":     {audit.PageQuery{Filter: audit.Filter{From: hour(1), To: hour(0)}}, []span{{hour(1), hour(0)}}},
+		"FromInside": {audit.PageQuery{Filter: audit.Filter{From: hour(10)}}, []span{{from: hour(1)}, {hour(10), hour(1)}}},
+		"LongAgo":    {audit.PageQuery{Filter: audit.Filter{From: hour(1010), To: hour(1000)}}, []span{{hour(1001), hour(1000)}, {hour(1010), hour(1001)}}},
+		"Future":     {audit.PageQuery{Filter: audit.Filter{From: hour(-20)}}, []span{{from: hour(-20)}}},
+	} {
+		if got := slices.Collect(windows(&c.query, now)); !slices.Equal(got, c.want) {
+			t.Errorf("%s:\n got %v\nwant %v", name, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,16 @@
+SELECT created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq
+FROM event_log
+WHERE partition = {partition:UInt16}
+  AND tenant_id = {tenant:UUID}
+  AND (tenant_id = {az0:UUID})
+  AND created_at >= {from:DateTime64(6, 'UTC')}
+  AND created_at < {to:DateTime64(6, 'UTC')}
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+LIMIT {limit:UInt32}
+
+-- az0 = "11111111-2222-4333-8444-555555555555"
+-- from = "2026-11-23 10:00:00.123456"
+-- limit = "66"
+-- partition = "7"
+-- tenant = "11111111-2222-4333-8444-555555555555"
+-- to = "2026-11-23 11:00:00.123456"
