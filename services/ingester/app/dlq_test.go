@@ -89,6 +89,10 @@ func TestDeadLetters(t *testing.T) {
 	if code, out, stderr := r.command(t, "verify", "--deep"); code != exitOK {
 		t.Errorf("verify: %d, %s%s", code, out, stderr)
 	}
+	if code, out, stderr := r.command(t, "rebuild"); code != exitOK || !strings.Contains(out, "50 rows made anew") {
+		t.Errorf("rebuild: %d, %s%s", code, out, stderr)
+	}
+	r.wantRows(t, 50, 10*time.Second)
 }
 
 // Ensure a dead letter that would be accepted now is replayed, becomes a row, and a second replay of it adds none.
@@ -136,6 +140,7 @@ func TestUsage(t *testing.T) {
 	f("accepts", nil, "dlq", "show")
 	f("--all", nil, "dlq", "replay")
 	f("--tenant", nil, "verify", "--tenant", "acme")
+	f("--from", nil, "rebuild", "--from", "yesterday")
 	f("AUDIT_PARTITIONS AUDIT_NATS_REPLICAS AUDIT_RETENTION AUDIT_CLICKHOUSE_URL AUDIT_STREAM_MAX_BYTES AUDIT_OPS_ADDR AUDIT_LOG_LEVEL AUDIT_FLUSHERS",
 		map[string]string{"AUDIT_PARTITIONS": "0", "AUDIT_NATS_REPLICAS": "2", "AUDIT_RETENTION": "never", "AUDIT_CLICKHOUSE_URL": "http://u:hunter2@h",
 			"AUDIT_STREAM_MAX_BYTES": "5", "AUDIT_OPS_ADDR": "x", "AUDIT_LOG_LEVEL": "loud", "AUDIT_FLUSHERS": "many"}, "serve")

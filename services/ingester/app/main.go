@@ -68,7 +68,7 @@ func (c *commands) root() *cobra.Command {
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(c.serve(), c.dlq(), c.verify(), c.version())
+	root.AddCommand(c.serve(), c.dlq(), c.verify(), c.rebuild(), c.version())
 	return root
 }
 

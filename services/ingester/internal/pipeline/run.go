@@ -266,7 +266,9 @@ func (p *Pipeline) endReader() {
 	}
 	p.stopRead()
 	p.stopRead = nil
-	_ = <-p.readEnded // what was wrong with it will be wrong with the next one
+	if err := <-p.readEnded; err != nil {
+		p.log.Debug("the reader had ended by itself", slog.Any("error", err)) // the next one will tell if it matters
+	}
 }
 
 func (p *Pipeline) driver(partition int) *driver {
