@@ -162,8 +162,20 @@ func (s *system) key(t *testing.T, spec app.KeySpec) app.CreatedKey {
 	return k
 }
 
+// answer is a response whose body has been read.
+type answer struct {
+	Status        string
+	StatusCode    int
+	Header        http.Header
+	ContentLength int64
+}
+
+func answerOf(r *http.Response) answer {
+	return answer{r.Status, r.StatusCode, r.Header, r.ContentLength}
+}
+
 // get asks with a key, waiting until the service knows it.
-func (s *system) get(t *testing.T, key string, tenant uuid.UUID, query string) (*http.Response, string) {
+func (s *system) get(t *testing.T, key string, tenant uuid.UUID, query string) (answer, string) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -175,7 +187,7 @@ func (s *system) get(t *testing.T, key string, tenant uuid.UUID, query string) (
 	}
 }
 
-func (s *system) getOnce(t *testing.T, key string, tenant uuid.UUID, query string) (*http.Response, string) {
+func (s *system) getOnce(t *testing.T, key string, tenant uuid.UUID, query string) (answer, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+query, nil)
 	must(t, err)
@@ -186,7 +198,7 @@ func (s *system) getOnce(t *testing.T, key string, tenant uuid.UUID, query strin
 	body, err := io.ReadAll(res.Body)
 	must(t, err)
 	must(t, res.Body.Close())
-	return res, string(body)
+	return answerOf(res), string(body)
 }
 
 func must(t testing.TB, err error) {

@@ -32,7 +32,7 @@ type exchange struct {
 	header       http.Header
 }
 
-func (s *system) do(t *testing.T, x exchange) (*http.Response, string) {
+func (s *system) do(t *testing.T, x exchange) (answer, string) {
 	t.Helper()
 	if x.method == "" {
 		x.method = http.MethodGet
@@ -51,7 +51,7 @@ func (s *system) do(t *testing.T, x exchange) (*http.Response, string) {
 	body, err := io.ReadAll(res.Body)
 	must(t, err)
 	must(t, res.Body.Close())
-	return res, string(body)
+	return answerOf(res), string(body)
 }
 
 // hostileFixture is a service with two tenants' rows and keys.

@@ -83,9 +83,11 @@ func (c *cli) createKey() *cobra.Command {
 		if spec.Sources, err = parseSources(sources); err != nil {
 			faults = append(faults, err)
 		}
-		if len(faults) == 0 {
-			faults = append(faults, spec.Validate())
+		checked := spec
+		if checked.Tenant == uuid.Nil && tenant != "" {
+			checked.Tenant = uuid.Max // its own fault has been noted
 		}
+		faults = append(faults, checked.Validate())
 		if err := errors.Join(faults...); err != nil {
 			return &settingsError{err}
 		}
@@ -235,6 +237,9 @@ func (c *cli) rotateKey() *cobra.Command {
 }
 
 func parseTenant(s string) (uuid.UUID, error) {
+	if s == "" {
+		return uuid.Nil, nil // that it is missing is for the spec to say
+	}
 	id, err := uuid.Parse(s)
 	if err != nil || len(s) != 36 {
 		return uuid.Nil, fmt.Errorf("the tenant (--tenant) %q must be a UUID of the form 8-4-4-4-12", s)

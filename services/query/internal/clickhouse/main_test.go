@@ -52,6 +52,8 @@ type fixture struct {
 	*clickhouse.Reader
 	db     driver.Conn
 	engine *policy.Engine
+
+	rows, queries uint64 // seen by readRows
 }
 
 func setup(tb testing.TB, s *stack.Stack, change ...func(*clickhouse.Config)) *fixture {
