@@ -125,7 +125,7 @@ func behind(at, goals map[int]uint64) string {
 func (r *recovery) drain(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	why := "nothing could be read"
+	var why string
 	for {
 		goals, err := r.ends(ctx)
 		var at map[int]uint64
