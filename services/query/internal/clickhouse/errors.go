@@ -31,6 +31,9 @@ var (
 	}
 )
 
+// errRow means that a row does not have the columns that this program expects: a fault of this program or of the schema.
+var errRow = errors.New("read an event")
+
 func newBreaker(log *slog.Logger) *gobreaker.CircuitBreaker[struct{}] {
 	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "event store",
@@ -72,6 +75,8 @@ func classify(caller context.Context, err error) error {
 		return nil
 	case caller.Err() != nil:
 		return caller.Err()
+	case errors.Is(err, errRow):
+		return err
 	case !errors.As(err, &e):
 		return fmt.Errorf("%w: %w", audit.ErrUnavailable, err)
 	case timeoutCodes[e.Code]:
@@ -85,7 +90,7 @@ func classify(caller context.Context, err error) error {
 // isBroken says whether the connection failed rather than the query.
 func isBroken(err error) bool {
 	var e *chgo.Exception
-	return !errors.As(err, &e) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	return !errors.As(err, &e) && !errors.Is(err, errRow) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // explain adds what to do about an error that operators meet at first start.

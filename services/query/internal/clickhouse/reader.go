@@ -152,7 +152,7 @@ func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit
 		var metadata string
 		if err := rows.Scan(&e.CreatedAt, &e.ID, &e.ActorID, &e.ActorType, &e.Action, &e.ResourceType, &e.ResourceID,
 			&metadata, &e.Reasoning, &e.IngestedAt, &e.Seq); err != nil {
-			return n, fmt.Errorf("read an event: %w", err)
+			return n, fmt.Errorf("%w: %w", errRow, err)
 		}
 		e.Metadata = json.RawMessage(metadata)
 		n++
