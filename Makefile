@@ -80,6 +80,14 @@ fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
 bench: build engine ## Measure publishing, ingest and freshness against the bare engines (EVENTS=1000000)
 	go run ./deploy/auditlog/bench -events $(EVENTS)
 
+.PHONY: chaos
+chaos: engine ## Break everything at random while events flow, then check the log (CHAOS_TIME=2m, SEED=N)
+	go run ./deploy/auditlog/chaos -for $(CHAOS_TIME) $(if $(SEED),-seed $(SEED))
+
+.PHONY: chaos-proof
+chaos-proof: engine ## Show that the chaos run finds mistakes that are put into the ingester on purpose
+	go run ./deploy/auditlog/chaos -proof
+
 .PHONY: up
 up: ## Run the system in containers and wait until it is ready
 	docker compose up -d --build --wait
