@@ -41,7 +41,7 @@ func startWithUsers(t *testing.T) *stack.Stack {
 	}
 	s := start(t, stack.Options{Dir: dir})
 	for _, sql := range []string{
-		"CREATE DATABASE audit",
+		"CREATE DATABASE IF NOT EXISTS audit",
 		"CREATE TABLE audit.event_log (tenant_id UUID, n UInt64, v UInt64) ENGINE = ReplacingMergeTree(v) ORDER BY (tenant_id, n)",
 		"CREATE VIEW audit.events AS SELECT tenant_id, n FROM audit.event_log FINAL",
 		"INSERT INTO audit.event_log VALUES ('" + tenantA + "', 1, 1), ('" + tenantB + "', 2, 1)",

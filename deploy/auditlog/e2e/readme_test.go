@@ -33,6 +33,9 @@ func TestReadme(t *testing.T) {
 		"make run\n", "\n", "make build\n", "\n", "make demo\n", "bin/auditlog demo --events 500\n",
 		"go run ./pkg/events/cmd/publish", "bin/publish",
 	)
+	// A person takes longer than the ingester does between publishing and reading; a script must wait.
+	const wait = `until curl -s -H "X-API-Key: $KEY" -H "X-Tenant-ID: $TENANT" "http://$AUDIT_HTTP_ADDR/v1/audit-log" | grep -q '"id"'; do sleep 0.1; done
+`
 	steps := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	if len(steps) < 6 {
 		t.Fatalf("the README has %d shell blocks; did their fences change?", len(steps))
@@ -40,6 +43,9 @@ func TestReadme(t *testing.T) {
 	script := "set -euo pipefail\n"
 	for _, step := range steps {
 		script += "echo '== step'\n" + replace.Replace(step[1])
+		if strings.Contains(step[1], "export KEY=") {
+			script += wait
+		}
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
 	cmd.Dir = work
