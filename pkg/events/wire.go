@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,11 @@ const (
 
 	minPause = 10 * time.Millisecond
 	maxPause = time.Second
+
+	// denialEvery is how often it is looked whether the server has said that the connection may not publish: it does not say so in an answer.
+	denialEvery = 50 * time.Millisecond
+	// denialWait is how long the other events of a round that held such an event wait for the next answer, before they are tried again without it.
+	denialWait = 250 * time.Millisecond
 )
 
 var (
@@ -55,6 +61,8 @@ var (
 	errBadAck       = errors.New("the answer is not JetStream's (does something else listen on audit.events.*?)")
 	// errBatchIgnored is what a server before 2.12 amounts to: it stores the messages of a batch one by one.
 	errBatchIgnored = errors.New("the server does not know atomic batches")
+	// errDenied ends a batch that holds an event which the connection may not publish.
+	errDenied = errors.New("the connection may not publish to a subject")
 )
 
 // RefusalError is the error JetStream answered with.
@@ -105,6 +113,8 @@ type wire struct {
 	maxBatch int
 	// batchesFrom is when batches may be tried (again).
 	batchesFrom time.Time
+	// denial is the connection's last error when the round began: only another one says something about the round.
+	denial error
 }
 
 func newWire(nc *nats.Conn, o publisherOptions) (*wire, error) {
@@ -151,6 +161,7 @@ func (w *wire) groupSize() int {
 // begin starts a round: nothing that arrived before belongs to it.
 func (w *wire) begin() {
 	w.round++
+	w.denial = w.nc.LastError()
 	for {
 		select {
 		case <-w.status:
@@ -167,6 +178,8 @@ func (w *wire) isolate(err error) bool {
 	switch {
 	case errors.Is(err, errBatchIgnored):
 		w.batchesFrom = time.Now().Add(batchRecheck)
+		return true
+	case errors.Is(err, errDenied):
 		return true
 	case !errors.As(err, &refusal):
 		return false
@@ -199,7 +212,14 @@ func (w *wire) sendBatch(ctx context.Context, group []*Future) error {
 		}
 	}
 	var result, first error
-	err := w.collect(ctx, func(i int, ack pubAck, err error) bool {
+	denied := func(err error) (wait time.Duration, done bool) {
+		if !slices.ContainsFunc(group, func(f *Future) bool { return f.deniedBy(err) }) {
+			return w.ackWait, false
+		}
+		result = fmt.Errorf("%w: %w", errDenied, err)
+		return 0, true
+	}
+	err := w.collect(ctx, denied, func(i int, ack pubAck, err error) bool {
 		if i != last {
 			first = err
 			return false
@@ -232,7 +252,15 @@ func (w *wire) sendSingly(ctx context.Context, group []*Future) error {
 	}
 	left := len(group)
 	var passing error
-	err := w.collect(ctx, func(i int, ack pubAck, err error) bool {
+	denied := func(err error) (wait time.Duration, done bool) {
+		n := failDenied(group, err)
+		if n == 0 {
+			return w.ackWait, false
+		}
+		left -= n
+		return min(denialWait, w.ackWait), left == 0
+	}
+	err := w.collect(ctx, denied, func(i int, ack pubAck, err error) bool {
 		if i >= len(group) || group[i].settled {
 			return false
 		}
@@ -251,23 +279,36 @@ func (w *wire) sendSingly(ctx context.Context, group []*Future) error {
 		}
 		return left == 0
 	})
-	if errors.Is(err, errNoAck) {
-		w.failDenied(group)
-	}
 	return cmp.Or(passing, err)
 }
 
-// failDenied settles the events that the server dropped because the connection may not publish them: it says so, but not in an answer.
-func (w *wire) failDenied(group []*Future) {
-	err := w.nc.LastError()
-	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return
-	}
+// failDenied settles the events that the server dropped because the connection may not publish them, as err says, and returns how many those are.
+func failDenied(group []*Future, err error) (n int) {
 	for _, f := range group {
-		if !f.settled && strings.Contains(err.Error(), f.subject) {
+		if !f.settled && f.deniedBy(err) {
 			f.fail(fmt.Errorf("%w: %w", ErrRefused, err))
+			n++
 		}
 	}
+	return n
+}
+
+// newDenial returns what the server has said about permissions since the round began, or since this was last asked; nil when nothing.
+func (w *wire) newDenial() error {
+	err := w.nc.LastError()
+	if err == w.denial { //nolint:errorlint // is it another one, though it may say the same?
+		return nil
+	}
+	w.denial = err
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return nil
+	}
+	return err
+}
+
+// deniedBy says whether a permission violation is about the event's subject.
+func (f *Future) deniedBy(err error) bool {
+	return strings.Contains(err.Error(), strconv.Quote(f.subject))
 }
 
 // message is the event as it goes out singly.
@@ -280,11 +321,15 @@ func (w *wire) reply(i int) string {
 	return w.inbox + strconv.FormatUint(w.round, 10) + "." + strconv.Itoa(i)
 }
 
-// collect hands the answers of this round to each until that is done, the connection breaks, or none comes for the time of ackWait.
-func (w *wire) collect(ctx context.Context, each func(i int, ack pubAck, err error) (done bool)) error {
+// collect hands the answers of this round to each until that is done, the connection breaks, or none comes for the time of ackWait. What the server
+// says about permissions meanwhile goes to denied, which says whether the round is done, or else how long to wait for each further answer.
+func (w *wire) collect(ctx context.Context, denied func(error) (time.Duration, bool), each func(i int, ack pubAck, err error) (done bool)) error {
 	prefix := w.inbox + strconv.FormatUint(w.round, 10) + "."
-	timer := time.NewTimer(w.ackWait)
+	wait := w.ackWait
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	look := time.NewTicker(min(denialEvery, wait))
+	defer look.Stop()
 	for {
 		select {
 		case m := <-w.answers:
@@ -297,7 +342,15 @@ func (w *wire) collect(ctx context.Context, each func(i int, ack pubAck, err err
 			if each(i, ack, err) {
 				return nil
 			}
-			timer.Reset(w.ackWait)
+			timer.Reset(wait)
+		case <-look.C:
+			if err := w.newDenial(); err != nil {
+				var done bool
+				if wait, done = denied(err); done {
+					return nil
+				}
+				timer.Reset(wait)
+			}
 		case s := <-w.status:
 			if s != nats.CONNECTED {
 				return errDisconnected
