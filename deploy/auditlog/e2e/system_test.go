@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,20 +32,24 @@ const patience = 60 * time.Second
 // system is a running stack with both services in this process.
 type system struct {
 	*stack.Stack
-	nc  *nats.Conn
-	api string
+	nc      *nats.Conn
+	api     string
+	metrics *prometheus.Registry // of both services
 }
 
-func startSystem(t *testing.T) *system {
+func startSystem(t *testing.T) *system { return startSystemWith(t) }
+
+// startSystemWith is startSystem on a stack with other options.
+func startSystemWith(t *testing.T, opts ...stacktest.Option) *system {
 	t.Helper()
-	s := &system{Stack: stacktest.Start(t)}
+	s := &system{Stack: stacktest.Start(t, opts...), metrics: prometheus.NewRegistry()}
 	env := map[string]string{
 		"AUDIT_NATS_URL": s.NATSURL(), "AUDIT_CLICKHOUSE_URL": s.ClickHouseURL(),
 		"AUDIT_HTTP_ADDR": "127.0.0.1:0", "AUDIT_RATE_LIMIT": "0",
 	}
 	getenv := func(name string) string { return env[name] }
 	log := slog.New(slog.NewJSONHandler(&testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	reg := prometheus.NewRegistry()
+	reg := s.metrics
 
 	ingCfg, err := ingester.ConfigFromEnv(getenv)
 	must(t, err)
@@ -96,6 +102,17 @@ func background(t *testing.T, f func(context.Context) error) {
 			t.Error("service does not stop")
 		}
 	})
+}
+
+// sql is a connection to the event table's server.
+func (s *system) sql(t *testing.T) driver.Conn {
+	t.Helper()
+	opts, err := chgo.ParseDSN(s.ClickHouseURL())
+	must(t, err)
+	db, err := chgo.Open(opts)
+	must(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	return db
 }
 
 func (s *system) key(t *testing.T, tenant uuid.UUID) string {
