@@ -21,6 +21,14 @@ import (
 // readyLine is the last line that the local stack prints when everything works.
 const readyLine = "Stop with Ctrl-C."
 
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := binaries(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
 // binaries builds the commands once for all tests and returns their folder.
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "auditlog-bin-")

@@ -40,7 +40,8 @@ type Deps struct {
 type Service struct {
 	cfg       Config
 	log       *slog.Logger
-	nc        *nats.Conn
+	nc        *nats.Conn // ledger, positions, heartbeats, dead letters
+	bulk      *nats.Conn // what is read from the stream
 	store     *clickhouse.Store
 	source    *jetstream.Source
 	positions *ledger.Positions
@@ -60,17 +61,14 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	instance := instanceName()
 	log := deps.Log.With(slog.String("instance", instance))
 	s := &Service{cfg: cfg, log: log}
-	if s.nc, err = natsconn.Connect(cfg.NATS, "ingester "+instance, log); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
-			s.nc.Close()
+			s.disconnect()
 		}
 	}()
-	js, err := natsjs.New(s.nc)
+	js, bulk, err := s.connect(instance)
 	if err != nil {
-		return nil, fmt.Errorf("use JetStream: %w", err)
+		return nil, err
 	}
 	shape := cfg.shape()
 	if err := setup(ctx, js, shape, log); err != nil {
@@ -90,7 +88,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	if s.store, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
 		return nil, err
 	}
-	s.source = jetstream.NewSource(js, shape, log)
+	s.source = jetstream.NewSource(bulk, shape, log)
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, deps.Registerer)
@@ -102,9 +100,36 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
 	})
 	s.checker = verify.NewChecker(verify.System{
-		Ledger: l, Positions: s.positions, Reader: replay.New(js), Table: s.store, Partitions: cfg.Partitions,
+		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions,
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	return s, nil
+}
+
+// connect opens two connections. What is read in bulk has its own: an answer of the ledger, or a heartbeat, must not queue behind
+// megabytes of messages.
+func (s *Service) connect(instance string) (control, bulk natsjs.JetStream, err error) {
+	if s.nc, err = natsconn.Connect(s.cfg.NATS, "ingester "+instance, s.log); err != nil {
+		return nil, nil, err
+	}
+	if s.bulk, err = natsconn.Connect(s.cfg.NATS, "ingester "+instance+" reader", s.log); err != nil {
+		return nil, nil, err
+	}
+	if control, err = natsjs.New(s.nc); err != nil {
+		return nil, nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	if bulk, err = natsjs.New(s.bulk); err != nil {
+		return nil, nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	return control, bulk, nil
+}
+
+// disconnect closes what connect has opened.
+func (s *Service) disconnect() {
+	for _, nc := range []*nats.Conn{s.bulk, s.nc} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
 }
 
 func (c Config) shape() jetstream.Shape {
@@ -142,14 +167,14 @@ func setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, log 
 
 // Close gives back what New opened, of a service that is not run.
 func (s *Service) Close() error {
-	s.nc.Close()
+	s.disconnect()
 	return s.store.Close()
 }
 
 // Run ingests until ctx is done, then writes what it has in memory, hands its partitions over, and closes everything. The error is nil, or why
 // it cannot go on and what to do about it.
 func (s *Service) Run(ctx context.Context) (err error) {
-	defer s.nc.Close()
+	defer s.disconnect()
 	defer func() { err = errors.Join(err, s.store.Close()) }()
 	if err := s.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err

@@ -17,6 +17,7 @@ type batcher struct {
 
 	closed []batch // full, oldest first
 	open   batch
+	spare  []Message // memory of a batch that is done, for the next one
 }
 
 // add takes in a message that came at now.
@@ -27,6 +28,9 @@ func (b *batcher) add(m Message, now time.Time) {
 	}
 	if len(b.open.msgs) == 0 {
 		b.open.since = now
+	}
+	if b.open.msgs == nil {
+		b.open.msgs, b.spare = b.spare, nil
 	}
 	b.open.msgs = append(b.open.msgs, m)
 	b.open.bytes += len(m.Data)
@@ -73,6 +77,12 @@ func (b *batcher) take() batch {
 	out := b.open
 	b.open = batch{}
 	return out
+}
+
+// reuse takes back the memory of a batch that take returned and nobody looks at any more.
+func (b *batcher) reuse(msgs []Message) {
+	clear(msgs) // the payloads are large
+	b.spare = msgs[:0]
 }
 
 // oldest is when the oldest message came into the stream; the zero time when there is none.

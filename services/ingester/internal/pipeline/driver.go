@@ -72,6 +72,7 @@ func (d *driver) run(ctx context.Context, ready func()) error {
 		err = d.flush(ctx, b)
 		d.mu.Lock()
 		d.flight = batch{}
+		d.gather.reuse(b.msgs)
 		d.mu.Unlock()
 		d.memory.give(b.cost)
 		d.leave()
