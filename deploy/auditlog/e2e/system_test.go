@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,15 +38,19 @@ type system struct {
 	metrics *prometheus.Registry // of both services
 }
 
-func startSystem(t *testing.T) *system { return startSystemWith(t) }
+func startSystem(t *testing.T) *system { return startSystemWith(t, nil) }
 
-// startSystemWith is startSystem on a stack with other options.
-func startSystemWith(t *testing.T, opts ...stacktest.Option) *system {
+// startSystemWith is startSystem with more settings, as NAME=value, and on a stack with other options.
+func startSystemWith(t *testing.T, extra []string, opts ...stacktest.Option) *system {
 	t.Helper()
 	s := &system{Stack: stacktest.Start(t, opts...), metrics: prometheus.NewRegistry()}
 	env := map[string]string{
 		"AUDIT_NATS_URL": s.NATSURL(), "AUDIT_CLICKHOUSE_URL": s.ClickHouseURL(),
 		"AUDIT_HTTP_ADDR": "127.0.0.1:0", "AUDIT_RATE_LIMIT": "0",
+	}
+	for _, kv := range extra {
+		name, value, _ := strings.Cut(kv, "=")
+		env[name] = value
 	}
 	getenv := func(name string) string { return env[name] }
 	log := slog.New(slog.NewJSONHandler(&testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
