@@ -33,7 +33,7 @@ func (s *system) clickhouse(t *testing.T, sql string) string {
 
 func someEvent(tenant uuid.UUID, i int) events.Event {
 	return events.Event{
-		ID: uuid.New(), TenantID: tenant, ActorID: fmt.Sprint(i), ActorType: "user", Action: "thing.do", ResourceType: "thing", ResourceID: "r",
+		ID: uuid.New(), TenantID: tenant, ActorID: fmt.Sprint(i), ActorType: "user", Action: "thing.do", ResourceType: "thing", ResourceID: "r", Metadata: []byte("{}"),
 		CreatedAt: time.Now().Truncate(time.Microsecond),
 	}
 }
