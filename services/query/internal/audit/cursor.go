@@ -71,7 +71,7 @@ func (c *Cursors) Encode(tenant uuid.UUID, f *Filter, p Position) string {
 	body := out[1+tagBytes:]
 	binary.BigEndian.PutUint64(body, uint64(p.CreatedAt.UnixMicro())) //nolint:gosec // the bits are what counts
 	copy(body[8:], p.ID[:])
-	tag := c.tag(tenant, f, body)
+	tag := c.tag(kindPage, tenant, f, body)
 	copy(out[1:], tag)
 	// The tag is the initialization vector: it depends on all of the plain text, so no two texts share a key stream.
 	cipher.NewCTR(c.block, tag).XORKeyStream(body, body)
@@ -80,27 +80,19 @@ func (c *Cursors) Encode(tenant uuid.UUID, f *Filter, p Position) string {
 
 // Decode is the position in a cursor that Encode made for the same tenant and filters, else ErrCursor.
 func (c *Cursors) Decode(text string, tenant uuid.UUID, f *Filter) (Position, error) {
-	if len(text) != MaxCursorText {
-		return Position{}, ErrCursor
-	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != cursorBytes || raw[0] != cursorVersion {
-		return Position{}, ErrCursor
-	}
-	tag, body := raw[1:1+tagBytes], raw[1+tagBytes:]
-	cipher.NewCTR(c.block, tag).XORKeyStream(body, body)
-	if !hmac.Equal(tag, c.tag(tenant, f, body)) {
-		return Position{}, ErrCursor
+	body, err := c.open(kindPage, text, tenant, f)
+	if err != nil {
+		return Position{}, err
 	}
 	p := Position{CreatedAt: time.UnixMicro(int64(binary.BigEndian.Uint64(body))).UTC()} //nolint:gosec // the bits are what counts
 	copy(p.ID[:], body[8:])
 	return p, nil
 }
 
-// tag authenticates everything that decides a walk: tenant, filters and position. The limit may change from page to page.
-func (c *Cursors) tag(tenant uuid.UUID, f *Filter, position []byte) []byte {
+// tag authenticates everything that decides a walk: its kind, tenant, filters and position. The limit may change from page to page.
+func (c *Cursors) tag(kind byte, tenant uuid.UUID, f *Filter, position []byte) []byte {
 	m := hmac.New(sha256.New, c.macKey)
-	m.Write([]byte{cursorVersion, kindPage})
+	m.Write([]byte{cursorVersion, kind})
 	m.Write(tenant[:])
 	m.Write(position)
 	for _, values := range [][]string{f.ActorIDs, f.ResourceTypes, f.ResourceIDs, f.Actions} {

@@ -52,15 +52,20 @@ func newBreaker(log *slog.Logger) *gobreaker.CircuitBreaker[struct{}] {
 
 // guard runs f within the time budget, behind the circuit breaker, and gives its error a class.
 func (r *Reader) guard(ctx context.Context, f func(context.Context) error) error {
-	_, err := r.breaker.Execute(func() (struct{}, error) {
+	return r.protect(func() error {
 		budget, cancel := context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 		err := f(budget)
 		if err != nil && ctx.Err() == nil && budget.Err() != nil {
-			return struct{}{}, fmt.Errorf("%w (%s): %w", audit.ErrTimeout, r.timeout, err)
+			return fmt.Errorf("%w (%s): %w", audit.ErrTimeout, r.timeout, err)
 		}
-		return struct{}{}, classify(ctx, err)
+		return classify(ctx, err)
 	})
+}
+
+// protect runs f behind the circuit breaker.
+func (r *Reader) protect(f func() error) error {
+	_, err := r.breaker.Execute(func() (struct{}, error) { return struct{}{}, f() })
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return fmt.Errorf("%w: %w", audit.ErrUnavailable, err)
 	}

@@ -111,7 +111,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 // Ping reads from the table, so that a missing table or right is found too. It goes around the circuit breaker.
 func (r *Reader) Ping(ctx context.Context) error {
 	var one uint8
-	err := r.db.QueryRow(r.context(ctx), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
+	err := r.db.QueryRow(chgo.Context(ctx, chgo.WithSettings(r.settings())), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
 	if err != nil {
 		return explain(err)
 	}
@@ -119,17 +119,6 @@ func (r *Reader) Ping(ctx context.Context) error {
 }
 
 func (r *Reader) partition(tenant uuid.UUID) int { return events.Partition(tenant, r.partitions) }
-
-// context gives a query its settings and an id by which it can be found and killed. When ctx ends, the driver cancels the query in ClickHouse.
-func (r *Reader) context(ctx context.Context) context.Context {
-	return chgo.Context(ctx, chgo.WithQueryID(queryIDPrefix+uuid.NewString()), chgo.WithSettings(chgo.Settings{
-		"readonly":           2,
-		"max_execution_time": int(r.timeout/time.Second) + 1,
-		"max_threads":        pageThreads,
-		// The old planner needs half the time for queries of this size.
-		"enable_analyzer": 0,
-	}))
-}
 
 // each runs a statement and calls f for every row. The event is f's only until it returns.
 func (r *Reader) each(ctx context.Context, s *statement, limit int, f func(*audit.Event)) (rows int, err error) {
@@ -142,10 +131,16 @@ func (r *Reader) each(ctx context.Context, s *statement, limit int, f func(*audi
 }
 
 func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit.Event)) (n int, err error) {
-	rows, err := r.db.Query(r.context(ctx), s.sql(limit), s.named()...)
+	return r.scan(ctx, s, limit, func(e *audit.Event) error { f(e); return nil })
+}
+
+// scan runs a statement and calls f for every row until it fails.
+func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audit.Event) error, options ...chgo.QueryOption) (n int, err error) {
+	rows, done, err := r.query(ctx, s.sql(limit), s.named(), options...)
 	if err != nil {
 		return 0, fmt.Errorf("query events: %w", err)
 	}
+	defer done()
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var e audit.Event
@@ -156,12 +151,13 @@ func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit
 		}
 		e.Metadata = json.RawMessage(metadata)
 		n++
-		f(&e)
+		if err := f(&e); err != nil {
+			return n, err
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return n, fmt.Errorf("read events: %w", err)
 	}
-	// The driver ends the rows silently when ctx does.
 	if err := ctx.Err(); err != nil {
 		return n, fmt.Errorf("read events: %w", err)
 	}

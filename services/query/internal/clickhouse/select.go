@@ -33,11 +33,12 @@ type span struct {
 type statement struct {
 	terms []string
 	args  map[string]string
+	order string
 }
 
 // newStatement selects the rows of the scope: the tenant's partition, the tenant itself, and what policies leave of it.
 func newStatement(scope policy.Scope, partition int) *statement {
-	s := &statement{args: map[string]string{}}
+	s := &statement{args: map[string]string{}, order: newestFirst}
 	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(partition))
 	s.where("tenant_id = {tenant:UUID}", "tenant", scope.Tenant().String())
 	text, args := scope.Where()
@@ -106,7 +107,7 @@ func (s *statement) is(id uuid.UUID) { s.where("id = {id:UUID}", "id", id.String
 func (s *statement) sql(limit int) string {
 	s.args["limit"] = strconv.Itoa(limit)
 	return "SELECT " + columns + "\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
-		"\nORDER BY " + newestFirst + "\nLIMIT {limit:UInt32}"
+		"\nORDER BY " + s.order + "\nLIMIT {limit:UInt32}"
 }
 
 // named are the parameters as clickhouse-go takes them, in a fixed order.

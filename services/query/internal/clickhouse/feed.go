@@ -1,0 +1,222 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/policy"
+)
+
+// How a feed looks for its next page. The table is in the order of created_at; what helps to find sequences is the index seq_range. So short ranges
+// of sequences are tried first, each a few times as long as the one before: for a reader who keeps up the first is all there is.
+const (
+	firstRange  = 1 << 12
+	rangeGrowth = 4
+	// narrowRange is the longest range whose rows are read whole. In a longer one the sequences alone are read first, to learn where the page ends.
+	narrowRange = 1 << 16
+	// feedShare is the part of the time budget, one in so many, after which a page ends where it stands, full or not.
+	feedShare = 4
+
+	ingestOrder = "stream_seq"
+)
+
+// Feed reads the events after q.After, up to q.Through, that the scope permits, in the order they were taken in, each at its first copy: a copy of
+// an event that the table had before is none. Errors are those of Page.
+func (r *Reader) Feed(ctx context.Context, scope policy.Scope, q audit.FeedQuery) (audit.FeedPage, error) {
+	if scope.Empty() || q.Filter.Nothing() || q.Through <= q.After {
+		return audit.FeedPage{Through: max(q.After, q.Through)}, nil
+	}
+	if scope.Tenant() != q.Tenant {
+		return audit.FeedPage{}, fmt.Errorf("read a feed: the scope is of tenant %s, the query of %s", scope.Tenant(), q.Tenant)
+	}
+	p := &feeder{reader: r, scope: scope, query: &q, at: q.After}
+	if err := r.guard(ctx, p.read); err != nil {
+		return audit.FeedPage{}, err
+	}
+	return audit.FeedPage{Events: p.events, Through: p.at, More: p.at < q.Through}, nil
+}
+
+// feeder collects one page of a feed.
+type feeder struct {
+	reader *Reader
+	scope  policy.Scope
+	query  *audit.FeedQuery
+
+	at     uint64 // everything up to here has been looked at
+	events []audit.Event
+}
+
+// read goes from range to range until the page is full, everything has been looked at, or the time is up.
+func (p *feeder) read(ctx context.Context) error {
+	began := time.Now()
+	for width := uint64(firstRange); p.at < p.query.Through; width *= rangeGrowth {
+		to := p.query.Through
+		if to-p.at > width {
+			to = p.at + width
+		}
+		if err := p.through(ctx, to); err != nil {
+			return err
+		}
+		if len(p.events) == p.query.Limit || time.Since(began) > p.reader.timeout/feedShare {
+			return nil
+		}
+	}
+	return nil
+}
+
+// through adds the events up to a sequence, or as many as the page has room for.
+func (p *feeder) through(ctx context.Context, to uint64) error {
+	for p.at < to && len(p.events) < p.query.Limit {
+		room := p.query.Limit - len(p.events)
+		end := to
+		if end-p.at > narrowRange {
+			var err error
+			if end, err = p.end(ctx, to, room+spareRows); err != nil {
+				return err
+			}
+		}
+		rows, whole, err := p.rows(ctx, end, room+spareRows)
+		if err != nil {
+			return err
+		}
+		copies, err := p.copies(ctx, rows)
+		if err != nil {
+			return err
+		}
+		if p.add(rows, copies) && whole {
+			p.at = end
+		}
+	}
+	return nil
+}
+
+// add takes rows in order, without the copies among them, and moves on with each. It is false when the page was full before a row was left to show.
+func (p *feeder) add(rows []audit.Event, copies []bool) bool {
+	for i := range rows {
+		e := &rows[i]
+		if !copies[i] {
+			if len(p.events) == p.query.Limit {
+				return false
+			}
+			if p.reader.permitted(p.scope, e) {
+				p.events = append(p.events, *e)
+			}
+		}
+		p.at = e.Seq
+	}
+	return true
+}
+
+// statement selects the rows of the feed in (p.at, to].
+func (p *feeder) statement(to uint64) *statement {
+	s := newStatement(p.scope, p.reader.partition(p.query.Tenant))
+	s.order = ingestOrder
+	s.filter(&p.query.Filter)
+	s.during(span{from: p.query.Filter.From, to: p.query.Filter.To})
+	s.where("stream_seq > {seq_after:UInt64}", "seq_after", strconv.FormatUint(p.at, 10))
+	s.where("stream_seq <= {seq_through:UInt64}", "seq_through", strconv.FormatUint(to, 10))
+	return s
+}
+
+// rows reads up to limit rows of (p.at, to]. whole says that there are no more.
+func (p *feeder) rows(ctx context.Context, to uint64, limit int) (rows []audit.Event, whole bool, err error) {
+	read, err := p.reader.each(ctx, p.statement(to), limit, func(e *audit.Event) { rows = append(rows, *e) })
+	if err != nil {
+		return nil, false, fmt.Errorf("read a feed after %d: %w", p.at, err)
+	}
+	return rows, read < limit, nil
+}
+
+// end is the sequence of the limit-th row of (p.at, to], or to when there are fewer. It reads no wide column.
+func (p *feeder) end(ctx context.Context, to uint64, limit int) (uint64, error) {
+	s := p.statement(to)
+	s.args["limit"] = strconv.Itoa(limit)
+	text := "SELECT count(), max(stream_seq) FROM (\nSELECT stream_seq\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
+		"\nORDER BY stream_seq\nLIMIT {limit:UInt32})"
+	var found, last uint64
+	rows, done, err := p.reader.query(ctx, text, s.named())
+	if err != nil {
+		return 0, fmt.Errorf("look for the end of a feed's page: %w", err)
+	}
+	defer done()
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		if err := rows.Scan(&found, &last); err != nil {
+			return 0, fmt.Errorf("%w: %w", errRow, err)
+		}
+	}
+	if err := errors.Join(rows.Err(), ctx.Err()); err != nil {
+		return 0, fmt.Errorf("look for the end of a feed's page: %w", err)
+	}
+	if int(found) < limit { //nolint:gosec // no more than limit
+		return to, nil
+	}
+	return last, nil
+}
+
+// copies says which rows are copies of an event that the table has with a lower sequence. It asks without the reader's filters: it is the first copy
+// that counts, whether or not it matches them. The rows' own times lead to them in the primary key.
+func (p *feeder) copies(ctx context.Context, rows []audit.Event) ([]bool, error) {
+	out := make([]bool, len(rows))
+	if len(rows) == 0 {
+		return out, nil
+	}
+	first, err := p.firstCopies(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		lowest, several := first[eventKey{rows[i].CreatedAt.UnixMicro(), rows[i].ID}]
+		out[i] = several && lowest < rows[i].Seq || i > 0 && rows[i].Seq == rows[i-1].Seq
+	}
+	return out, nil
+}
+
+// eventKey is an event's identity within its tenant.
+type eventKey struct {
+	createdAt int64 // microseconds since 1970
+	id        uuid.UUID
+}
+
+// firstCopies is the lowest sequence of each event of rows that has more than one copy.
+func (p *feeder) firstCopies(ctx context.Context, rows []audit.Event) (map[eventKey]uint64, error) {
+	s := &statement{args: map[string]string{}}
+	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(p.reader.partition(p.query.Tenant)))
+	s.where("tenant_id = {tenant:UUID}", "tenant", p.query.Tenant.String())
+	times, ids := make([]string, len(rows)), make([]string, len(rows))
+	for i := range rows {
+		times[i] = "'" + rows[i].CreatedAt.UTC().Format(timeText) + "'"
+		ids[i] = "'" + rows[i].ID.String() + "'"
+	}
+	s.where("created_at IN {times:Array(DateTime64(6, 'UTC'))}", "times", "["+strings.Join(times, ",")+"]")
+	s.where("id IN {ids:Array(UUID)}", "ids", "["+strings.Join(ids, ",")+"]")
+	text := "SELECT created_at, id, min(stream_seq)\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
+		"\nGROUP BY created_at, id\nHAVING count() > 1"
+	found, done, err := p.reader.query(ctx, text, s.named())
+	if err != nil {
+		return nil, fmt.Errorf("look for copies: %w", err)
+	}
+	defer done()
+	defer func() { _ = found.Close() }()
+	first := map[eventKey]uint64{}
+	for found.Next() {
+		var at time.Time
+		var id uuid.UUID
+		var seq uint64
+		if err := found.Scan(&at, &id, &seq); err != nil {
+			return nil, fmt.Errorf("%w: %w", errRow, err)
+		}
+		first[eventKey{at.UnixMicro(), id}] = seq
+	}
+	if err := found.Err(); err != nil {
+		return nil, fmt.Errorf("look for copies: %w", err)
+	}
+	return first, ctx.Err()
+}

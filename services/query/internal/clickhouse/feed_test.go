@@ -1,0 +1,106 @@
+package clickhouse_test
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"example.com/auditlog/services/query/internal/audit"
+)
+
+// Ensure a feed read page by page gives every event once, at its first copy and in the order of the stream, whatever the times, copies, filters,
+// limits and gaps in the sequences, and shows nothing beyond what is committed.
+func TestFeedIsComplete(outer *testing.T) {
+	f := setup(outer, shared)
+	rapid.Check(outer, func(t *rapid.T) {
+		tenant := uuid.New()
+		scope := f.scope(outer, tenant)
+		seq := uint64(0)
+		var want, block []audit.Event
+		var all []audit.Event
+		filter := audit.Filter{}
+		if rapid.Bool().Draw(t, "filtered") {
+			filter.ActorIDs = []string{"a"}
+		}
+		for range rapid.IntRange(0, 80).Draw(t, "rows") {
+			seq += rapid.SampledFrom([]uint64{1, 1, 1, 3, 5000, 200_000, 1 << 32}).Draw(t, "gap")
+			e := newEvent(noon.Add(-rapid.SampledFrom([]time.Duration{0, 0, time.Microsecond, time.Hour, 40 * 24 * time.Hour}).Draw(t, "late")))
+			again := len(all) > 0 && rapid.IntRange(0, 3).Draw(t, "kind") == 0
+			if again {
+				e = all[rapid.IntRange(0, len(all)-1).Draw(t, "of")]
+			}
+			e.Seq, e.ActorID = seq, rapid.SampledFrom([]string{"a", "b"}).Draw(t, "actor")
+			if !again {
+				all = append(all, e)
+				if len(filter.ActorIDs) == 0 || e.ActorID == "a" {
+					want = append(want, e)
+				}
+			}
+			block = append(block, e)
+			if rapid.IntRange(0, 5).Draw(t, "flush") == 0 {
+				f.insert(outer, tenant, block...)
+				block = nil
+			}
+		}
+		if len(block) > 0 {
+			f.insert(outer, tenant, block...)
+		}
+		through := seq
+		f.insert(outer, tenant, func() audit.Event { e := newEvent(noon); e.Seq, e.ActorID = seq+1, "a"; return e }())
+		q := audit.FeedQuery{Tenant: tenant, Filter: filter, Through: through}
+		var got []audit.Event
+		for {
+			q.Limit = rapid.IntRange(1, 30).Draw(t, "limit")
+			p, err := f.Feed(outer.Context(), scope, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(p.Events) > q.Limit || p.Through > through || (p.More && p.Through <= q.After) || p.More != (p.Through < through) {
+				t.Fatalf("after %d of %d, limit %d: %d events, through %d, more %v", q.After, through, q.Limit, len(p.Events), p.Through, p.More)
+			}
+			got = append(got, p.Events...)
+			q.After = p.Through
+			if !p.More {
+				break
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d events, want %d", len(got), len(want))
+		}
+		for i := range want {
+			if !reflect.DeepEqual(got[i], want[i]) {
+				t.Fatalf("event %d:\n got %+v\nwant %+v", i, got[i], want[i])
+			}
+		}
+	})
+}
+
+// Ensure a page of the feed reads about as much wherever it is, in a log with late events and gaps.
+func TestFeedReadsLittle(t *testing.T) {
+	f := setup(t, shared)
+	tenant := uuid.New()
+	const rows = 400_000 // about a month; one in a hundred comes up to ten days late
+	must(t, f.db.Exec(t.Context(), fmt.Sprintf("INSERT INTO event_log SELECT %d, '%s', toDateTime64('2026-11-01 00:00:00', 6, 'UTC') + number * 6 - if(number %% 100 = 0, cityHash64(number) %% 864000, 0), "+
+		"generateUUIDv4(), 'user_' || toString(number %% 1000), 'user', 'invoice.approve', 'invoice', toString(number), '{}', NULL, now64(6), number + 1 FROM numbers(%d)",
+		partitionOf(tenant), tenant, rows)))
+	scope := f.scope(t, tenant)
+	for name, after := range map[string]uint64{"Beginning": 0, "Middle": rows / 2, "Newest": rows - 20} {
+		began := time.Now()
+		p, err := f.Feed(t.Context(), scope, audit.FeedQuery{Tenant: tenant, After: after, Through: rows, Limit: audit.DefaultLimit})
+		must(t, err)
+		took := time.Since(began)
+		if len(p.Events) != min(audit.DefaultLimit, int(rows-after)) || p.Events[0].Seq != after+1 {
+			t.Errorf("%s: %d events", name, len(p.Events))
+		}
+		read, queries := f.readRows(t)
+		t.Logf("%s: %s, %d rows read by %d queries", name, took, read, queries)
+		// Late events widen the ranges of sequences that the index knows; what is read lies within the time that events are late by.
+		if read > rows/2 {
+			t.Errorf("%s: %d of %d rows read", name, read, rows)
+		}
+	}
+}

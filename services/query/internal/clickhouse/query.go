@@ -1,0 +1,57 @@
+package clickhouse
+
+import (
+	"context"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/uuid"
+)
+
+// killGrace is how long a query that nobody waits for may take to end after the store was told so; then its connection is cut.
+const killGrace = 500 * time.Millisecond
+
+// query runs a statement. done must be called when its rows have been closed.
+//
+// The end of ctx does not go to the driver: clickhouse-go 2.50 closes the channel of blocks when a context ends, and panics, and the process with it,
+// if it is about to send a block just then (its pull request 1677). Instead ClickHouse is told to end the query, which then ends in order. Only a store
+// that does not follow within killGrace is cut off; one that hangs sends no blocks.
+func (r *Reader) query(ctx context.Context, text string, args []any, options ...chgo.QueryOption) (rows driver.Rows, done func(), err error) {
+	id := queryIDPrefix + uuid.NewString()
+	running, cut := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(killGrace, cut)
+		context.AfterFunc(running, func() { timer.Stop() })
+		r.kill(id)
+	})
+	done = func() { stop(); cut() }
+	settings := append([]chgo.QueryOption{chgo.WithQueryID(id), chgo.WithSettings(r.settings())}, options...)
+	rows, err = r.db.Query(chgo.Context(running, settings...), text, args...)
+	if err != nil {
+		done()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, nil, err
+	}
+	return rows, done, nil
+}
+
+// kill asks ClickHouse to end a query. A user may end its own.
+func (r *Reader) kill(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	defer cancel()
+	_ = r.db.Exec(ctx, "KILL QUERY WHERE query_id = {id:String} ASYNC", chgo.Named("id", id)) // what does not end is cut off
+}
+
+// settings are those of a query for a page.
+func (r *Reader) settings() chgo.Settings {
+	return chgo.Settings{
+		"readonly":           2,
+		"max_execution_time": int(r.timeout/time.Second) + 1,
+		"max_threads":        pageThreads,
+		// The old planner needs half the time for queries of this size.
+		"enable_analyzer": 0,
+	}
+}
