@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"example.com/auditlog/pkg/events"
@@ -26,6 +27,7 @@ const (
 	steadyRate     = 1000
 	steadyFor      = 20 * time.Second
 	visiblePatient = 30 * time.Second
+	floodRate      = 20_000
 )
 
 // benchFreshness measures how long after its acknowledgement an event shows in the API under a trickle, and what a steady
@@ -54,13 +56,43 @@ func benchFreshness(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer nc.Close()
-	if err := trickle(ctx, nc, api, e, o.bin); err != nil {
+	if err := trickle(ctx, nc, api, e, o.bin, "alone"); err != nil {
 		return fmt.Errorf("trickle: %w", err)
 	}
-	return steady(ctx, nc, e, ing)
+	if err := steady(ctx, nc, e, ing); err != nil {
+		return fmt.Errorf("steady load: %w", err)
+	}
+	flooding, stopFlood := context.WithCancel(ctx)
+	flooded := make(chan error, 1)
+	go func() { flooded <- flood(flooding, nc) }()
+	err = trickle(ctx, nc, api, e, o.bin, fmt.Sprintf("beside %d events/s of one other tenant", floodRate))
+	stopFlood()
+	return errors.Join(err, <-flooded)
 }
 
-func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, bin string) error {
+// flood publishes as one tenant until ctx ends.
+func flood(ctx context.Context, nc *nats.Conn) error {
+	pub, err := events.NewPublisher(nc)
+	if err != nil {
+		return err
+	}
+	backlog := makeBacklog(options{events: floodRate, tenants: 1})
+	began := time.Now()
+	for i := 0; ctx.Err() == nil; i++ {
+		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / floodRate)))
+		ev, err := events.Decode(withTenant(backlog[i%len(backlog)]), time.Now())
+		if err != nil {
+			return err
+		}
+		ev.ID = uuid.New()
+		if _, err := pub.PublishAsync(context.WithoutCancel(ctx), ev); err != nil {
+			return err
+		}
+	}
+	return pub.Close(context.WithoutCancel(ctx))
+}
+
+func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, bin, label string) error {
 	backlog := makeBacklog(options{events: trickleEvents, tenants: 1})
 	key, err := makeKey(ctx, e, bin, backlog[0].tenant.String())
 	if err != nil {
@@ -102,8 +134,8 @@ func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, 
 		waits = append(waits, r.took)
 	}
 	slices.Sort(waits)
-	fmt.Printf("  trickle of %d events/s, publish to visible in the API: p50 %s, p99 %s\n",
-		trickleRate, waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond))
+	fmt.Printf("  trickle of %d events/s %s, publish to visible in the API: p50 %s, p99 %s\n",
+		trickleRate, label, waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond))
 	return pub.Close(ctx)
 }
 

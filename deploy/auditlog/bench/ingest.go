@@ -70,6 +70,45 @@ func benchIngest(ctx context.Context, o options) (err error) {
 	return nil
 }
 
+// manyTenants is how many tenants benchTenants spreads a backlog over.
+const manyTenants = 10_000
+
+// benchTenants compares the drain of a backlog of one tenant with that of many.
+func benchTenants(ctx context.Context, o options) error {
+	var took [2]time.Duration
+	for i, tenants := range []int{1, manyTenants} {
+		o.tenants = tenants
+		var err error
+		if took[i], err = drainAlone(ctx, o); err != nil {
+			return err
+		}
+		report(fmt.Sprintf("drain of %d tenants", tenants), float64(o.events), took[i], "")
+	}
+	fmt.Printf("  many tenants / one %.2f\n", took[0].Seconds()/took[1].Seconds())
+	return nil
+}
+
+func drainAlone(ctx context.Context, o options) (took time.Duration, err error) {
+	e, err := startEngines(o.bin)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	if err := setUp(ctx, e, o.bin); err != nil {
+		return 0, err
+	}
+	nc, err := nats.Connect(e.natsURL())
+	if err != nil {
+		return 0, err
+	}
+	defer nc.Close()
+	if err := fill(ctx, nc, makeBacklog(o)); err != nil {
+		return 0, fmt.Errorf("fill the stream: %w", err)
+	}
+	took, _, err = drain(ctx, e, nc, o)
+	return took, err
+}
+
 func report(what string, n float64, took time.Duration, more string) {
 	fmt.Printf("  %-46s %8.0f events/s  %6.2f s  %s\n", what, n/took.Seconds(), took.Seconds(), more)
 }

@@ -27,13 +27,13 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.events, "events", 1_000_000, "events in the backlog")
 	flag.IntVar(&o.tenants, "tenants", 100, "tenants they belong to")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built commands")
-	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest or fresh")
+	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest, tenants or fresh")
 	flag.Parse()
 	fmt.Printf("%d cores, %s/%s, %s; %d events, %d tenants\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), o.events, o.tenants)
 	parts := []struct {
 		name string
 		run  func(context.Context, options) error
-	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"fresh", benchFreshness}}
+	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}}
 	for _, p := range parts {
 		if o.only != "" && o.only != p.name {
 			continue
