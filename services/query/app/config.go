@@ -3,13 +3,18 @@ package app
 import (
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/settings"
 	"example.com/auditlog/services/query/internal/clickhouse"
 	"example.com/auditlog/services/query/internal/httpapi"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/trail"
 )
 
 // Defaults of the settings.
@@ -40,7 +45,9 @@ type Config struct {
 	MaxConcurrent int
 	// QueryTimeout is the time budget of one request at the store.
 	QueryTimeout time.Duration
-	LogLevel     slog.Level
+	// ReadAudit says which reads become events of the log themselves.
+	ReadAudit trail.Config
+	LogLevel  slog.Level
 }
 
 // ConfigFromEnv reads the settings. The error names every variable that is wrong.
@@ -57,6 +64,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		RateLimit:     r.Float("AUDIT_RATE_LIMIT", httpapi.DefaultRateLimit, 0, 1e6),
 		MaxConcurrent: r.Int("AUDIT_MAX_CONCURRENT", httpapi.DefaultMaxConcurrent, 1, 10_000),
 		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
+		ReadAudit:     readAudit(r),
 		LogLevel:      r.LogLevel(),
 	}
 	if r.Err() == nil {
@@ -85,4 +93,30 @@ func unreadable(r *settings.Reader) policy.Unreadable {
 		r.Faultf("AUDIT_UNREADABLE", "%q must be forbid (403) or empty (a page without events)", v)
 		return policy.UnreadableForbid
 	}
+}
+
+func readAudit(r *settings.Reader) trail.Config {
+	var cfg trail.Config
+	switch v := r.String("AUDIT_READ_AUDIT", "off"); v {
+	case "on":
+		cfg.On = true
+	case "off":
+	default:
+		r.Faultf("AUDIT_READ_AUDIT", "%q must be on or off", v)
+	}
+	for text := range strings.SplitSeq(r.String("AUDIT_READ_AUDIT_OFF", ""), ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		tenant, err := uuid.Parse(text)
+		if err != nil || len(text) != 36 {
+			r.Faultf("AUDIT_READ_AUDIT_OFF", "%q must be the UUID of a tenant; separate several by commas", text)
+			continue
+		}
+		if !slices.Contains(cfg.Off, tenant) {
+			cfg.Off = append(cfg.Off, tenant)
+		}
+	}
+	cfg.Required = r.Bool("AUDIT_READ_AUDIT_REQUIRED", false)
+	return cfg
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"example.com/auditlog/pkg/service/natsconn"
@@ -36,6 +37,31 @@ func (c *cli) keysCommand() *cobra.Command {
 
 // withKeys runs f on the bucket of the keys.
 func (c *cli) withKeys(ctx context.Context, f func(context.Context, *keys.Store) error) error {
+	return c.withNATS(ctx, func(ctx context.Context, nc *nats.Conn) error {
+		store, err := keys.OpenStore(ctx, nc)
+		if err != nil {
+			return err
+		}
+		return f(ctx, store)
+	})
+}
+
+// withUses runs f on the bucket of the keys and the times of their last uses.
+func (c *cli) withUses(ctx context.Context, f func(context.Context, *keys.Store, map[string]time.Time) error) error {
+	return c.withNATS(ctx, func(ctx context.Context, nc *nats.Conn) error {
+		store, err := keys.OpenStore(ctx, nc)
+		if err != nil {
+			return err
+		}
+		uses, err := keys.LastUses(ctx, nc)
+		if err != nil {
+			return err
+		}
+		return f(ctx, store, uses)
+	})
+}
+
+func (c *cli) withNATS(ctx context.Context, f func(context.Context, *nats.Conn) error) error {
 	r := settings.New(c.getenv)
 	cfg := natsconn.FromSettings(r)
 	if err := r.Err(); err != nil {
@@ -48,11 +74,7 @@ func (c *cli) withKeys(ctx context.Context, f func(context.Context, *keys.Store)
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	store, err := keys.OpenStore(ctx, nc)
-	if err != nil {
-		return err
-	}
-	return f(ctx, store)
+	return f(ctx, nc)
 }
 
 func (c *cli) createKey() *cobra.Command {
@@ -131,10 +153,16 @@ type keyInfo struct {
 	CreatedAt     time.Time      `json:"created_at"`
 	ExpiresAt     *time.Time     `json:"expires_at"`
 	RevokedAt     *time.Time     `json:"revoked_at"`
+	// LastUsedAt is exact to keys.UseEvery.
+	LastUsedAt *time.Time `json:"last_used_at"`
 }
 
-func info(k *keys.Key) keyInfo {
-	return keyInfo{k.ID, k.Tenant, k.Name, k.Roles, k.Actor, k.ActorType, k.ResourceTypes, k.Sources, k.State(time.Now()), k.CreatedAt, k.ExpiresAt, k.RevokedAt}
+func info(k *keys.Key, uses map[string]time.Time) keyInfo {
+	i := keyInfo{k.ID, k.Tenant, k.Name, k.Roles, k.Actor, k.ActorType, k.ResourceTypes, k.Sources, k.State(time.Now()), k.CreatedAt, k.ExpiresAt, k.RevokedAt, nil}
+	if at, ok := uses[k.ID]; ok {
+		i.LastUsedAt = &at
+	}
+	return i
 }
 
 func (c *cli) listKeys() *cobra.Command {
@@ -142,14 +170,14 @@ func (c *cli) listKeys() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List all keys, the oldest first", Args: usage(cobra.NoArgs)}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.withKeys(cmd.Context(), func(ctx context.Context, s *keys.Store) error {
+		return c.withUses(cmd.Context(), func(ctx context.Context, s *keys.Store, uses map[string]time.Time) error {
 			all, err := s.List(ctx)
 			if err != nil {
 				return err
 			}
 			infos := make([]keyInfo, len(all))
 			for i := range all {
-				infos[i] = info(&all[i])
+				infos[i] = info(&all[i], uses)
 			}
 			if asJSON {
 				return c.printJSON(infos)
@@ -162,10 +190,10 @@ func (c *cli) listKeys() *cobra.Command {
 
 func printTable(out io.Writer, infos []keyInfo) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "ID\tTENANT\tNAME\tROLES\tSTATE\tCREATED\tEXPIRES")
+	_, _ = fmt.Fprintln(w, "ID\tTENANT\tNAME\tROLES\tSTATE\tCREATED\tEXPIRES\tLAST USED")
 	for _, k := range infos {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.TenantID, k.Name, strings.Join(k.Roles, ","), k.State,
-			moment(&k.CreatedAt, ""), moment(k.ExpiresAt, "never"))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.TenantID, k.Name, strings.Join(k.Roles, ","), k.State,
+			moment(&k.CreatedAt, ""), moment(k.ExpiresAt, "never"), moment(k.LastUsedAt, "never"))
 	}
 	return w.Flush()
 }
@@ -180,12 +208,12 @@ func moment(t *time.Time, none string) string {
 func (c *cli) showKey() *cobra.Command {
 	return &cobra.Command{Use: "show ID", Short: "Show a key's attributes as JSON; the key itself is not kept", Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withKeys(cmd.Context(), func(ctx context.Context, s *keys.Store) error {
+			return c.withUses(cmd.Context(), func(ctx context.Context, s *keys.Store, uses map[string]time.Time) error {
 				k, err := s.Get(ctx, args[0])
 				if err != nil {
 					return err
 				}
-				return c.printJSON(info(&k))
+				return c.printJSON(info(&k, uses))
 			})
 		}}
 }

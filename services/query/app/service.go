@@ -17,6 +17,7 @@ import (
 	"example.com/auditlog/services/query/internal/httpapi"
 	"example.com/auditlog/services/query/internal/keys"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/trail"
 )
 
 // Deps are what a service is given; both are required.
@@ -31,6 +32,8 @@ type Service struct {
 	nc     *nats.Conn
 	reader *clickhouse.Reader
 	keys   *keys.Follower
+	uses   *keys.Uses
+	trail  *trail.Recorder
 	engine *policy.Engine
 	api    *httpapi.Server
 }
@@ -75,10 +78,14 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err := registerStaleness(deps.Registerer, s.keys); err != nil {
 		return err
 	}
+	s.uses = keys.NoteUses(s.keys, s.nc, s.log)
+	if s.trail, err = trail.Open(s.nc, cfg.ReadAudit, s.log, deps.Registerer); err != nil {
+		return err
+	}
 	s.api, err = httpapi.Listen(ctx, httpapi.Config{
 		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, QueryTimeout: cfg.QueryTimeout,
 	}, httpapi.Deps{
-		Events: s.reader, Keys: s.keys, Gate: s.engine, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
+		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
 	})
 	return err
 }
@@ -106,6 +113,8 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { defer stop(); return s.api.Run(serving) })
 	g.Go(func() error { return s.keys.Run(following) })
 	g.Go(func() error { return s.engine.Run(following) })
+	g.Go(func() error { return s.uses.Run(following) })
+	g.Go(func() error { return s.trail.Run(following) })
 	err := g.Wait()
 	return errors.Join(err, s.Close())
 }
@@ -118,6 +127,9 @@ func (s *Service) Close() error {
 	}
 	if s.keys != nil {
 		s.keys.Close()
+	}
+	if s.trail != nil {
+		s.trail.Close()
 	}
 	if s.nc != nil {
 		s.nc.Close()

@@ -41,6 +41,9 @@ func (s *Server) authenticate(c *gin.Context) {
 		return
 	}
 	if tenant != key.Tenant {
+		if !s.mismatched(c, key, tenant.String()) {
+			return
+		}
 		s.fail(c, errTenantMismatch)
 		return
 	}
@@ -85,6 +88,9 @@ func (s *Server) authorize(c *gin.Context, action policy.Action, f audit.Filter,
 	d := s.Gate.Decide(c.Request.Context(), policy.Request{
 		Principal: k.Principal(), Tenant: k.Tenant, Action: action, Filter: f, Limit: limit, SourceIP: source(c.Request), Now: time.Now(),
 	})
+	if !s.decided(c, action, f, limit, d) {
+		return policy.Scope{}, false
+	}
 	if !d.Allowed {
 		s.log.Info("request denied by policy", slog.String("request_id", requestID(c)), slog.String("key_id", k.ID), slog.String("code", d.Code),
 			slog.Any("policies", d.Policies))

@@ -19,6 +19,7 @@ const (
 	codeNotFound         = "not_found"
 	codeMethodNotAllowed = "method_not_allowed"
 	codeURITooLong       = "uri_too_long"
+	codeHeaderTooLarge   = "header_too_large"
 	codeUnauthenticated  = "unauthenticated"
 	codeTenantMismatch   = "tenant_mismatch"
 	codeInvalidParameter = "invalid_parameter"
@@ -67,12 +68,17 @@ var (
 	errMethodNotAllowed = &apiError{status: http.StatusMethodNotAllowed, Code: codeMethodNotAllowed, Message: "The log can only be read: use GET or HEAD."}
 	errURITooLong       = &apiError{status: http.StatusRequestURITooLong, Code: codeURITooLong,
 		Message: "The URL has more than " + strconv.Itoa(maxURLBytes) + " bytes."}
+	errHeaderTooLarge = &apiError{status: http.StatusRequestHeaderFieldsTooLarge, Code: codeHeaderTooLarge,
+		Message: "The header has more than " + strconv.Itoa(maxFieldBytes) + " bytes."}
 	errUnauthenticated = &apiError{status: http.StatusUnauthorized, Code: codeUnauthenticated, Message: "A valid API key is required in the header X-API-Key."}
 	errTenantMismatch  = &apiError{status: http.StatusForbidden, Code: codeTenantMismatch, Message: "The API key does not belong to the tenant in X-Tenant-ID."}
 	errTenantHeader    = invalid(fault{headerTenant, "must be given once, as a UUID of the form 8-4-4-4-12"})
 	errBusy            = &apiError{status: http.StatusServiceUnavailable, Code: codeUnavailable, Message: "Too many requests are under way: try again later.",
 		retryAfter: retryUnavailable}
 )
+
+// errUnauthorized is a mistake of ours: an answer without a decision.
+var errUnauthorized = errors.New("a read was answered that authorize has not seen")
 
 // invalid is the answer to a request with faults.
 func invalid(faults ...fault) *apiError {

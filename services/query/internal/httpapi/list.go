@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 
@@ -8,6 +9,7 @@ import (
 
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/trail"
 )
 
 // maxPooledBytes keeps a page of huge events from holding its memory for ever.
@@ -41,6 +43,9 @@ func (s *Server) list(c *gin.Context) {
 		cursor = s.Cursors.Encode(key.Tenant, &p.filter, page.Events[len(page.Events)-1].Position())
 	}
 	c.Set(ctxRows, len(page.Events))
+	if !s.recorded(c, len(page.Events), func(r *trail.Read) { r.Continued = q.After != nil }) {
+		return
+	}
 	s.writePage(c, &page, cursor)
 }
 
@@ -90,7 +95,18 @@ func (s *Server) event(c *gin.Context) {
 		defer s.leave()
 		return s.Events.Event(c.Request.Context(), scope, id)
 	}()
+	if err != nil && !errors.Is(err, audit.ErrNotFound) {
+		s.fail(c, storeError(err))
+		return
+	}
+	found := 1
 	if err != nil {
+		found = 0
+	}
+	if !s.recorded(c, found, func(r *trail.Read) { r.EventID = id }) {
+		return
+	}
+	if found == 0 {
 		s.fail(c, storeError(err))
 		return
 	}

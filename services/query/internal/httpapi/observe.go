@@ -65,6 +65,8 @@ func (s *Server) observe(c *gin.Context) {
 	defer s.metrics.inFlight.Dec()
 	if len(c.Request.RequestURI) > maxURLBytes {
 		s.fail(c, errURITooLong)
+	} else if fieldBytes(c.Request.Header) > maxFieldBytes {
+		s.fail(c, errHeaderTooLarge)
 	} else {
 		c.Next()
 	}
@@ -114,6 +116,17 @@ func (s *Server) recovered(c *gin.Context) {
 		s.fail(c, internalError(nil))
 	}()
 	c.Next()
+}
+
+// fieldBytes is the size of a header's names and values.
+func fieldBytes(h http.Header) int {
+	n := 0
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v)
+		}
+	}
+	return n
 }
 
 func requestIDOf(h http.Header) string {

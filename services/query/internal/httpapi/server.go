@@ -22,6 +22,7 @@ import (
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/keys"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/trail"
 )
 
 // Limits of requests and connections.
@@ -33,8 +34,11 @@ const (
 
 	// maxURLBytes has room for every filter repeated as often and as long as allowed, percent-encoded.
 	maxURLBytes = 96 << 10
-	// maxHeaderBytes is where net/http itself refuses, with 431; it counts the URL too.
-	maxHeaderBytes = maxURLBytes + 32<<10
+	// maxFieldBytes bounds all fields of the header together.
+	maxFieldBytes = 32 << 10
+	// maxHeaderBytes is where net/http itself refuses, with a 431 that is not ours; it counts the URL too. The distance to the bounds above is where
+	// too much gets an answer of the usual form.
+	maxHeaderBytes = 256 << 10
 
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 10 * time.Second
@@ -64,6 +68,12 @@ type Gate interface {
 	Decide(ctx context.Context, r policy.Request) policy.Decision
 }
 
+// Trail takes down who reads.
+type Trail interface {
+	// Record takes a read down. An error means that the read must not be answered.
+	Record(ctx context.Context, r trail.Read) error
+}
+
 // Config is what the server needs to know.
 type Config struct {
 	// Addr is host:port to listen on.
@@ -76,11 +86,12 @@ type Config struct {
 	QueryTimeout time.Duration
 }
 
-// Deps are what the server works with; all are required.
+// Deps are what the server works with; all are required but Trail, without which nothing is taken down.
 type Deps struct {
 	Events     Events
 	Keys       Keys
 	Gate       Gate
+	Trail      Trail
 	Cursors    *audit.Cursors
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
@@ -117,7 +128,9 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 		WriteTimeout:      cfg.QueryTimeout + writeGrace,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// OPTIONS * is a method and an address like any other.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	if s.lis, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
 		return nil, fmt.Errorf("listen for requests (AUDIT_HTTP_ADDR): %w", err)
