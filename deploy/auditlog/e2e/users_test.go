@@ -264,10 +264,11 @@ func TestUsersCanDoNothingElse(t *testing.T) {
 		"query": {
 			may: []string{
 				"$JS.API.STREAM.INFO.AUDIT", "$JS.API.STREAM.CREATE.KV_audit_keys", "$JS.API.CONSUMER.CREATE.KV_audit_keys.c.$KV.audit_keys.>",
-				"$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor", "$KV.audit_secrets.cursor",
+				"$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor", "$KV.audit_secrets.cursor", a, b,
+				"$JS.API.CONSUMER.CREATE.KV_audit_positions.c.$KV.audit_positions.>",
 			},
 			mayNot: []string{
-				a, "audit.ledger.0", "audit.dlq." + tenantA.String(), "$KV.audit_keys.x", "$KV.audit_positions.0", "$KV.audit_ingesters.x",
+				"audit.ledger.0", "audit.dlq." + tenantA.String(), "$KV.audit_keys.x", "$KV.audit_positions.0", "$KV.audit_ingesters.x",
 				"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.CREATE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "$JS.API.STREAM.MSG.GET.AUDIT", "$JS.API.DIRECT.GET.AUDIT",
 				"$JS.API.CONSUMER.CREATE.AUDIT.c", "$JS.API.CONSUMER.MSG.NEXT.AUDIT.c", "$JS.API.CONSUMER.CREATE.AUDIT_LEDGER.c", "$JS.API.STREAM.INFO.AUDIT_DLQ",
 			},
@@ -276,14 +277,13 @@ func TestUsersCanDoNothingElse(t *testing.T) {
 		},
 		"operator": {
 			may:             []string{a, "$KV.audit_keys.x", "$JS.API.STREAM.INFO.AUDIT", "$JS.API.CONSUMER.CREATE.AUDIT.c"},
-			mayNot:          []string{"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0", "$KV.audit_secrets.cursor"},
+			mayNot:          []string{"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0", "$KV.audit_secrets.cursor", "$KV.audit_key_uses.x"},
 			maySubscribe:    []string{"_INBOX.>"},
 			mayNotSubscribe: []string{">", "audit.events.*"},
 		},
 		"ingester": {
-			may:    []string{"$JS.API.STREAM.PURGE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0"},
-			mayNot: []string{a, "$KV.audit_keys.x", "$KV.audit_secrets.cursor", "$JS.API.CONSUMER.CREATE.KV_audit_keys.c", "$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor"},
-			// The others' streams under names that look alike.
+			may:             []string{"$JS.API.STREAM.PURGE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0"},
+			mayNot:          []string{a, "$KV.audit_keys.x", "$KV.audit_secrets.cursor", "$JS.API.CONSUMER.CREATE.KV_audit_keys.c", "$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor"},
 			mayNotSubscribe: []string{">", "audit.events.*", "$KV.audit_keys.*"},
 			maySubscribe:    []string{"_INBOX.>"},
 		},
