@@ -102,10 +102,14 @@ func (e *engines) query(ctx context.Context, sql string) (string, error) {
 // cpu is how many CPU seconds the engines' process and its ClickHouse have used so far.
 func (e *engines) cpu() float64 {
 	total := processCPU(e.cmd.Process.Pid)
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", e.cmd.Process.Pid, e.cmd.Process.Pid))
-	for _, pid := range strings.Fields(string(children)) {
-		if n, err := strconv.Atoi(pid); err == nil {
-			total += processCPU(n)
+	// Children stand with the thread that started them.
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.cmd.Process.Pid))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list)
+		for _, pid := range strings.Fields(string(children)) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				total += processCPU(n)
+			}
 		}
 	}
 	return total
