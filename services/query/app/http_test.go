@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -104,6 +105,10 @@ func TestHostileRequests(t *testing.T) {
 	if code := app.Main(t.Context(), []string{"keys", "revoke", revoked.ID}, f.getenv, nil, io.Discard, io.Discard); code != 0 {
 		t.Fatalf("revoke: exit status %d", code)
 	}
+	expired := f.system.key(t, app.KeySpec{Tenant: f.ours, Expires: time.Nanosecond})
+	elsewhere := f.system.key(t, app.KeySpec{Tenant: f.ours, Sources: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}})
+	here := f.system.key(t, app.KeySpec{Tenant: f.ours, Sources: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	f.get(t, here.Key, f.ours, "") // keys are known in the order in which they were made: so are those above
 	other := strings.Replace(f.key.Key, "alk_", "alk-", 1)
 	flipped := []byte(f.cursor)
 	flipped[20] ^= 1
@@ -131,6 +136,11 @@ func TestHostileRequests(t *testing.T) {
 		"KeyList":          {exchange{path: list, header: f.with("X-Api-Key", f.key.Key+","+f.foreign.Key)}, 401, "unauthenticated", ""},
 		"MalformedKey":     {exchange{path: list, header: f.with("X-Api-Key", other)}, 401, "unauthenticated", ""},
 		"RevokedKey":       {exchange{path: list, header: f.with("X-Api-Key", revoked.Key)}, 401, "unauthenticated", ""},
+		"ExpiredKey":       {exchange{path: list, header: f.with("X-Api-Key", expired.Key)}, 401, "unauthenticated", ""},
+		"KeyFromElsewhere": {exchange{path: list, header: f.with("X-Api-Key", elsewhere.Key)}, 401, "unauthenticated", ""},
+		"ForgedSource":     {exchange{path: list, header: http.Header{"X-Api-Key": {elsewhere.Key}, "X-Tenant-Id": {f.ours.String()}, "X-Forwarded-For": {"203.0.113.9"}, "X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=203.0.113.9"}}}, 401, "unauthenticated", ""},
+		"KeyFromHere":      {exchange{path: list, header: f.with("X-Api-Key", here.Key)}, 200, "", ""},
+		"LowerKey":         {exchange{path: list, header: f.with("X-Api-Key", strings.ToLower(f.key.Key))}, 401, "unauthenticated", ""},
 		"HugeKey":          {exchange{path: list, header: f.with("X-Api-Key", strings.Repeat("k", 20_000))}, 401, "unauthenticated", ""},
 		"KeyBeforeTenant":  {exchange{path: list + "?limit=0", header: http.Header{}}, 401, "unauthenticated", ""},
 		"NoTenant":         {exchange{path: list, header: f.with("X-Tenant-Id")}, 400, "invalid_parameter", "X-Tenant-ID"},
@@ -210,6 +220,25 @@ func TestHostileRequests(t *testing.T) {
 				t.Errorf("WWW-Authenticate: %q", auth)
 			}
 		})
+	}
+}
+
+// Ensure the signs of SQL, Cedar, JSON, shells and templates mean nothing in any parameter or header: filters match nothing, all else is refused.
+func TestMetacharacters(t *testing.T) {
+	f := newHostile(t)
+	texts := []string{"' OR '1'='1", `" || true || "`, "'; DROP TABLE event_log; --", "{az0:UUID}", "{tenant:String}", "?", "$1", "%", "_", "*", "\\", "\\'", "`", "/*", "--",
+		`resource.tenant`, `AuditLog::Role::"admin"`, "\x00", "\n", "\r\nX-API-Key: x", "${jndi:ldap://x}", "{{7*7}}", "$(id)", `{"a":1}`, "null", "\u202e", "\U0010ffff"}
+	for _, text := range texts {
+		for _, name := range []string{"actor_id", "resource_type", "resource_id", "action", "limit", "cursor", "from", "to", text} {
+			res, body := f.do(t, exchange{path: "/v1/audit-log?" + url.QueryEscape(name) + "=" + url.QueryEscape(text), header: f.header})
+			filter := name == "actor_id" || name == "resource_type" || name == "resource_id" || name == "action"
+			if filter && (res.StatusCode != 200 || body != `{"data":[],"has_more":false}`) || !filter && res.StatusCode != 400 {
+				t.Errorf("%s=%q: %d %s", name, text, res.StatusCode, body)
+			}
+		}
+		if res, body := f.do(t, exchange{path: "/v1/audit-log/" + url.PathEscape(text), header: f.header}); res.StatusCode != 400 && res.StatusCode != 404 {
+			t.Errorf("id %q: %d %s", text, res.StatusCode, body)
+		}
 	}
 }
 
