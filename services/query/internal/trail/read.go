@@ -47,7 +47,7 @@ type Read struct {
 	EventID uuid.UUID
 	// Continued says that a cursor was given: the read is recorded unless its beginning was.
 	Continued bool
-	// Returned is how many events the answer holds; of a walk, its first page.
+	// Returned is how many events the answer holds; of a walk, its first page. Of an export nobody knows when it begins, and it is left out.
 	Returned int
 	// Denied says that nothing was shown, Code why.
 	Denied bool
@@ -81,7 +81,7 @@ type metadata struct {
 	FilterHash  string          `json:"filter_sha256,omitempty"`
 	EventID     string          `json:"event_id,omitempty"`
 	Limit       int             `json:"limit,omitempty"`
-	Returned    int             `json:"returned"`
+	Returned    *int            `json:"returned,omitempty"`
 	Continued   bool            `json:"continued,omitempty"`
 	TenantAsked string          `json:"tenant_asked,omitempty"`
 	RequestID   string          `json:"request_id"`
@@ -90,10 +90,13 @@ type metadata struct {
 
 // event is the event of a read.
 func (r *Read) event(now time.Time) (events.Event, error) {
-	m := metadata{KeyName: r.KeyName, Decision: "allow", Policies: r.Policies, Route: r.Route, Limit: r.Limit, Returned: r.Returned,
+	m := metadata{KeyName: r.KeyName, Decision: "allow", Policies: r.Policies, Route: r.Route, Limit: r.Limit,
 		Continued: r.Continued, TenantAsked: r.TenantAsked, RequestID: r.RequestID}
 	if r.Denied {
 		m.Decision, m.Code = "deny", r.Code
+	}
+	if !r.Export {
+		m.Returned = &r.Returned
 	}
 	if r.EventID != uuid.Nil {
 		m.EventID = r.EventID.String()
