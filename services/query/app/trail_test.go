@@ -18,8 +18,6 @@ import (
 
 // readEvent is an event of a read as it is on the stream.
 type readEvent struct {
-	tenant string
-
 	Action       string `json:"action"`
 	ActorID      string `json:"actor_id"`
 	ActorType    string `json:"actor_type"`
