@@ -6,12 +6,15 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/pkg/events"
 )
 
@@ -115,4 +118,25 @@ func (s *system) waitFor(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited %s in vain until %s", patience, what)
 		}
 	}
+}
+
+// Ensure a new start of NATS on an empty disk neither loses new events, whose numbers and batches look like old ones to the
+// table, nor takes the old ones away.
+func TestNATSDiskLost(t *testing.T) {
+	dir, tenant := t.TempDir(), uuid.New()
+	var want []events.Event
+	round := func(t *testing.T) {
+		s := startSystemWith(t, nil, stacktest.Dir(dir))
+		pub, err := events.NewPublisher(s.nc)
+		must(t, err)
+		for range 10 {
+			ev := someEvent(tenant, len(want))
+			must(t, pub.Publish(t.Context(), ev))
+			want = append(want, ev)
+		}
+		compareWalk(t, tenant, want, s.walkUntil(t, s.key(t, tenant), tenant, 100, len(want)))
+	}
+	t.Run("Before", round)
+	must(t, os.RemoveAll(filepath.Join(dir, "nats")))
+	t.Run("After", round)
 }

@@ -63,14 +63,18 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s := &Service{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
-			s.disconnect()
+			err = errors.Join(err, s.Close())
 		}
 	}()
 	js, bulk, err := s.connect(instance)
 	if err != nil {
 		return nil, err
 	}
+	if s.store, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
+		return nil, err
+	}
 	shape := cfg.shape()
+	shape.TableLast = s.store.LastSequence
 	if err := setup(ctx, js, shape, log); err != nil {
 		return nil, err
 	}
@@ -84,9 +88,6 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	heartbeats, err := js.KeyValue(ctx, jetstream.BucketIngesters)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", jetstream.BucketIngesters, err)
-	}
-	if s.store, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
-		return nil, err
 	}
 	s.source = jetstream.NewSource(bulk, shape, log)
 	heartbeat, ttl := cfg.lease()
@@ -168,6 +169,9 @@ func setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, log 
 // Close gives back what New opened, of a service that is not run.
 func (s *Service) Close() error {
 	s.disconnect()
+	if s.store == nil {
+		return nil
+	}
 	return s.store.Close()
 }
 

@@ -110,6 +110,31 @@ func createDatabase(ctx context.Context, opts *chgo.Options) error {
 	return nil
 }
 
+// LastSequence returns the highest stream sequence that has a row, 0 when there is none or no table yet. It reads a column of the whole table.
+// The error is classified as that of Insert.
+func (s *Store) LastSequence(ctx context.Context) (last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
+	defer cancel()
+	other := *s.opts
+	other.Auth.Database = "default" // the DSN's may not be there yet
+	db, err := chgo.Open(&other)
+	if err != nil {
+		return 0, fmt.Errorf("open clickhouse: %w", err)
+	}
+	defer func() { _ = db.Close() }()
+	var found uint64
+	if err := db.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", s.opts.Auth.Database, s.table).Scan(&found); err != nil {
+		return 0, fmt.Errorf("look for table %s: %w", s.table, classify(err))
+	}
+	if found == 0 {
+		return 0, nil
+	}
+	if err := db.QueryRow(ctx, "SELECT max(stream_seq) FROM "+quote(s.opts.Auth.Database)+"."+quote(s.table)).Scan(&last); err != nil {
+		return 0, fmt.Errorf("look for the highest sequence: %w", classify(err))
+	}
+	return last, nil
+}
+
 // migrations reads the files, which are part of the program: a bad name or number is a bug that no test would let pass.
 func migrations() []migration {
 	files, err := fs.Glob(migrationFiles, "migrations/*.sql")

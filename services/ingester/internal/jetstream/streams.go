@@ -29,6 +29,8 @@ const (
 	deadLetterWindow = 7 * 24 * time.Hour
 	// remakeGap is how far behind the last known sequence a stream begins that is made in place of a lost one.
 	remakeGap = 1 << 32
+	// clockShift makes a first sequence of the time in seconds: no stream that took less than a million messages a second since 1970 is there.
+	clockShift = 20
 	// requestTimeout bounds a request to the server, which answers within milliseconds. A request that was sent while the server went down is
 	// never answered, so this is also how long that costs.
 	requestTimeout = 2 * time.Second
@@ -43,6 +45,8 @@ type Shape struct {
 	MaxBytes int64
 	// HeartbeatTTL is how long an ingester that is not heard of counts as alive.
 	HeartbeatTTL time.Duration
+	// TableLast returns the highest sequence that has a row in the table. It is asked when the ledger is empty; nil stands for an empty table.
+	TableLast func(context.Context) (uint64, error)
 }
 
 // auditConfig is the stream of events. firstSeq is where a new stream begins to count.
@@ -124,24 +128,12 @@ func Setup(ctx context.Context, js jetstream.JetStream, s Shape, log *slog.Logge
 	return s.setupAudit(ctx, js, log)
 }
 
-// setupAudit makes the stream of events. When the ledger knows of sequences, the stream was there before and is gone: the new one counts on
+// setupAudit makes the stream of events. When ledger or table know of sequences, a stream was there before and is gone: the new one counts on
 // far behind them, so that no new event takes the place of an old one, nor of one that was read and is on its way.
 func (s Shape) setupAudit(ctx context.Context, js jetstream.JetStream, log *slog.Logger) error {
-	l, err := ledger.Open(ctx, js)
+	known, firstSeq, err := s.known(ctx, js, log)
 	if err != nil {
 		return err
-	}
-	known := uint64(0)
-	for p := range s.Partitions {
-		last, err := l.Last(ctx, p)
-		if err != nil {
-			return err
-		}
-		known = max(known, last.LastSeq)
-	}
-	firstSeq := uint64(0)
-	if known > 0 {
-		firstSeq = known + remakeGap
 	}
 	if err := ensure(ctx, js, s.auditConfig(firstSeq), log); err != nil {
 		return err
@@ -156,6 +148,33 @@ func (s Shape) setupAudit(ctx context.Context, js jetstream.JetStream, log *slog
 			pipeline.ErrFatal, events.StreamAudit, last, known, known)
 	}
 	return nil
+}
+
+// known returns the highest sequence that was ever read, as far as ledger and table tell, and where a new stream begins to count.
+func (s Shape) known(ctx context.Context, js jetstream.JetStream, log *slog.Logger) (known, firstSeq uint64, err error) {
+	l, err := ledger.Open(ctx, js)
+	if err != nil {
+		return 0, 0, err
+	}
+	for p := range s.Partitions {
+		last, err := l.Last(ctx, p)
+		if err != nil {
+			return 0, 0, err
+		}
+		known = max(known, last.LastSeq)
+	}
+	if known == 0 && s.TableLast != nil {
+		// No ledger: a new system, or NATS has lost its disk and the table has not.
+		if known, err = s.TableLast(ctx); err != nil {
+			log.WarnContext(ctx, "cannot ask the table which sequences it has; a new stream begins at one that no earlier stream can have reached",
+				slog.Any("error", err))
+			return 0, uint64(time.Now().Unix()) << clockShift, nil //nolint:gosec // the time is positive
+		}
+	}
+	if known == 0 {
+		return 0, 0, nil
+	}
+	return known, known + remakeGap, nil
 }
 
 // ensure makes the stream, or checks that the one that is there has the same shape and brings what may change up to date.

@@ -10,6 +10,9 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
+// tokenHashBytes is how much of a batch's hash is in its tokens.
+const tokenHashBytes = 8
+
 // insertion is one block on its way into the table, under a token that stands for exactly these rows for ever.
 type insertion struct {
 	token string
@@ -114,9 +117,10 @@ func (d *driver) reinsertion(r ledger.Record, m monthRows, missing map[uint64]st
 	return in
 }
 
-// tokenPrefix is what every token of the batch begins with, and no token of another batch.
+// tokenPrefix is what every token of the batch begins with, and no token of another batch: the hash tells it from the batch of the same number
+// of a ledger that was lost, whose tokens the table may remember.
 func (d *driver) tokenPrefix(r ledger.Record) string {
-	return fmt.Sprintf("%s%d:%d:", d.cfg.TokenPrefix, d.partition, r.Batch)
+	return fmt.Sprintf("%s%d:%d:%x:", d.cfg.TokenPrefix, d.partition, r.Batch, r.Hash[:tokenHashBytes])
 }
 
 func (d *driver) settle(ctx context.Context, r ledger.Record) error {
