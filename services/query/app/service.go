@@ -17,6 +17,7 @@ import (
 	"example.com/auditlog/services/query/internal/httpapi"
 	"example.com/auditlog/services/query/internal/keys"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/positions"
 	"example.com/auditlog/services/query/internal/trail"
 )
 
@@ -35,6 +36,7 @@ type Service struct {
 	uses   *keys.Uses
 	trail  *trail.Recorder
 	engine *policy.Engine
+	pos    *positions.Follower
 	api    *httpapi.Server
 }
 
@@ -53,7 +55,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	s.engine.OnUnreadable = cfg.Unreadable
 	s.reader, err = clickhouse.Open(clickhouse.Config{
-		DSN: cfg.ClickHouseURL, Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent,
+		DSN: cfg.ClickHouseURL, Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
 	}, s.log)
 	if err != nil {
 		return err
@@ -82,10 +84,16 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if s.trail, err = trail.Open(s.nc, cfg.ReadAudit, s.log, deps.Registerer); err != nil {
 		return err
 	}
+	if s.pos, err = positions.New(s.nc, cfg.Partitions, s.log); err != nil {
+		return err
+	}
+	if err := registerBreaker(deps.Registerer, s.reader); err != nil {
+		return err
+	}
 	s.api, err = httpapi.Listen(ctx, httpapi.Config{
 		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, QueryTimeout: cfg.QueryTimeout,
 	}, httpapi.Deps{
-		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
+		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Positions: s.pos, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
 	})
 	return err
 }
@@ -96,6 +104,16 @@ func registerStaleness(reg prometheus.Registerer, f *keys.Follower) error {
 	}, func() float64 { return f.Staleness().Seconds() }))
 	if err != nil {
 		return fmt.Errorf("register the metric of the keys: %w", err)
+	}
+	return nil
+}
+
+func registerBreaker(reg prometheus.Registerer, r *clickhouse.Reader) error {
+	err := reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audit_query_store_breaker", Help: "Circuit breaker of the event store: 0 closed (all is well), 1 half open, 2 open (requests are refused at once).",
+	}, r.BreakerState))
+	if err != nil {
+		return fmt.Errorf("register the metric of the store: %w", err)
 	}
 	return nil
 }
@@ -113,6 +131,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { defer stop(); return s.api.Run(serving) })
 	g.Go(func() error { return s.keys.Run(following) })
 	g.Go(func() error { return s.engine.Run(following) })
+	g.Go(func() error { return s.pos.Run(following) })
 	g.Go(func() error { return s.uses.Run(following) })
 	g.Go(func() error { return s.trail.Run(following) })
 	err := g.Wait()

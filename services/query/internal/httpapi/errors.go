@@ -75,6 +75,10 @@ var (
 	errTenantHeader    = invalid(fault{headerTenant, "must be given once, as a UUID of the form 8-4-4-4-12"})
 	errBusy            = &apiError{status: http.StatusServiceUnavailable, Code: codeUnavailable, Message: "Too many requests are under way: try again later.",
 		retryAfter: retryUnavailable}
+	errTooManyExports = &apiError{status: http.StatusServiceUnavailable, Code: codeUnavailable, retryAfter: retryTimeout,
+		Message: "Too many exports are under way: try again later."}
+	errPositionUnknown = &apiError{status: http.StatusServiceUnavailable, Code: codeUnavailable, retryAfter: retryUnavailable,
+		Message: "Nothing new is known of, and whether there is cannot be found out at the moment: try again later with the same cursor."}
 )
 
 // errUnauthorized is a mistake of ours: an answer without a decision.

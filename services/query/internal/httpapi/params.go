@@ -30,16 +30,22 @@ func parseList(raw string) (listParams, []fault) {
 	r := &paramReader{values: values, faults: faults}
 	p.limit = r.limit()
 	p.cursor = r.one("cursor")
-	p.filter = audit.Filter{
+	p.filter = r.filter()
+	r.rest()
+	return p, r.faults
+}
+
+// filter is the filters, normalized.
+func (r *paramReader) filter() audit.Filter {
+	f := audit.Filter{
 		ActorIDs:      r.any("actor_id"),
 		ResourceTypes: r.any("resource_type"),
 		ResourceIDs:   r.any("resource_id"),
 		Actions:       r.any("action"),
 	}
-	p.filter.From, p.filter.To = r.bounds()
-	r.rest()
-	p.filter.Normalize()
-	return p, r.faults
+	f.From, f.To = r.bounds()
+	f.Normalize()
+	return f
 }
 
 // query is the parameters as a question to the store. The error is audit.ErrCursor when the cursor is of another walk.

@@ -55,6 +55,10 @@ type Events interface {
 	Page(ctx context.Context, scope policy.Scope, q audit.PageQuery) (audit.Page, error)
 	// Event reads one event, or audit.ErrNotFound.
 	Event(ctx context.Context, scope policy.Scope, id uuid.UUID) (audit.Event, error)
+	// Feed reads a page in the order of the stream, each event at its first copy.
+	Feed(ctx context.Context, scope policy.Scope, q audit.FeedQuery) (audit.FeedPage, error)
+	// Export calls sink for every event, newest first. An error of sink ends it and comes back as it is.
+	Export(ctx context.Context, scope policy.Scope, f audit.Filter, sink func(*audit.Event) error) error
 }
 
 // Keys authenticates.
@@ -92,6 +96,7 @@ type Deps struct {
 	Keys       Keys
 	Gate       Gate
 	Trail      Trail
+	Positions  Positions
 	Cursors    *audit.Cursors
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
@@ -104,6 +109,9 @@ type Server struct {
 	metrics *metrics
 	rates   *rates
 	slots   chan struct{}
+	polls   chan struct{} // taken by feeds that wait
+	exports chan struct{} // taken by exports
+	ending  chan struct{} // closed when the server begins to stop
 	srv     *http.Server
 	lis     net.Listener
 }
@@ -116,7 +124,8 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 	if cfg.MaxConcurrent == 0 {
 		cfg.MaxConcurrent = DefaultMaxConcurrent
 	}
-	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), slots: make(chan struct{}, cfg.MaxConcurrent)}
+	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), slots: make(chan struct{}, cfg.MaxConcurrent),
+		polls: make(chan struct{}, maxPolls), exports: make(chan struct{}, MaxExports), ending: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(deps.Registerer); err != nil {
 		return nil, err
@@ -132,6 +141,7 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	s.srv.RegisterOnShutdown(func() { close(s.ending) })
 	if s.lis, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
 		return nil, fmt.Errorf("listen for requests (AUDIT_HTTP_ADDR): %w", err)
 	}
@@ -153,6 +163,8 @@ func (s *Server) routes() http.Handler {
 		g.HEAD(path, handlers...)
 	}
 	readable("/v1/audit-log", s.authenticate, s.list)
+	readable("/v1/audit-log/feed", s.authenticate, s.feed)
+	readable("/v1/audit-log/export", s.authenticate, s.export)
 	readable("/v1/audit-log/:id", s.authenticate, s.event)
 	readable("/v1/openapi.yaml", s.openAPI("application/yaml", openAPIYAML))
 	readable("/v1/openapi.json", s.openAPI("application/json", openAPIJSON()))
