@@ -17,7 +17,10 @@ func TestSettingsAreDocumented(t *testing.T) {
 	for _, name := range regexp.MustCompile("`(AUDIT_[A-Z_]+)`").FindAllStringSubmatch(string(pageText), -1) {
 		documented[name[1]] = true
 	}
-	read := map[string]bool{"AUDIT_INGESTER_PASSWORD": true, "AUDIT_QUERY_PASSWORD": true} // read by ClickHouse
+	read := map[string]bool{ // by ClickHouse and NATS, from their own configuration
+		"AUDIT_INGESTER_PASSWORD": true, "AUDIT_QUERY_PASSWORD": true,
+		"AUDIT_NATS_INGESTER_PASSWORD": true, "AUDIT_NATS_QUERY_PASSWORD": true, "AUDIT_NATS_OPERATOR_PASSWORD": true,
+	}
 	literal := regexp.MustCompile(`"(AUDIT_[A-Z_]+)"`)
 	streams := map[string]bool{"AUDIT_LEDGER": true, "AUDIT_DLQ": true, "AUDIT_BREAK": true} // two streams; faults of special builds
 	must(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

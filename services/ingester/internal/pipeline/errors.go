@@ -58,7 +58,7 @@ var classes = []struct {
 	{ledger.ErrFenced, Lost, ""},
 	{ErrLost, Lost, ""},
 	{ledger.ErrCorrupt, Fatal, "the ledger was written to by something else, or damaged: run `ingester verify`; do not delete the ledger"},
-	{ErrGone, Fatal, "the stream was trimmed or remade before its messages were in the table: restore it from a backup, or accept the loss and set the ledger aside as docs say"},
+	{ErrGone, Fatal, "the stream was trimmed or remade before its messages were in the table: restore the stream from a backup; docs/ingest.md tells what else can be done"},
 	{ErrChanged, Fatal, "the stream was restored to another state or tampered with: run `ingester verify --deep` before anything else"},
 	{ErrFatal, Fatal, ""},
 	{ErrTransient, Transient, ""},
