@@ -173,8 +173,8 @@ func (p *feeder) copies(ctx context.Context, rows []audit.Event) ([]bool, error)
 		return nil, err
 	}
 	for i := range rows {
-		lowest, several := first[eventKey{rows[i].CreatedAt.UnixMicro(), rows[i].ID}]
-		out[i] = several && lowest < rows[i].Seq || i > 0 && rows[i].Seq == rows[i-1].Seq
+		lowest, known := first[eventKey{rows[i].CreatedAt.UnixMicro(), rows[i].ID}]
+		out[i] = known && lowest < rows[i].Seq || i > 0 && rows[i].Seq == rows[i-1].Seq
 	}
 	return out, nil
 }
@@ -185,7 +185,8 @@ type eventKey struct {
 	id        uuid.UUID
 }
 
-// firstCopies is the lowest sequence of each event of rows that has more than one copy.
+// firstCopies is the lowest sequence that the table has of each event of rows. A merge may have removed a row since it was read, which leaves the
+// lower one of its copies alone: an event with one row left is looked at like any other.
 func (p *feeder) firstCopies(ctx context.Context, rows []audit.Event) (map[eventKey]uint64, error) {
 	s := &statement{args: map[string]string{}}
 	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(p.reader.partition(p.query.Tenant)))
@@ -198,7 +199,7 @@ func (p *feeder) firstCopies(ctx context.Context, rows []audit.Event) (map[event
 	s.where("created_at IN {times:Array(DateTime64(6, 'UTC'))}", "times", "["+strings.Join(times, ",")+"]")
 	s.where("id IN {ids:Array(UUID)}", "ids", "["+strings.Join(ids, ",")+"]")
 	text := "SELECT created_at, id, min(stream_seq)\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
-		"\nGROUP BY created_at, id\nHAVING count() > 1"
+		"\nGROUP BY created_at, id"
 	found, done, err := p.reader.query(ctx, text, s.named())
 	if err != nil {
 		return nil, fmt.Errorf("look for copies: %w", err)
