@@ -128,19 +128,6 @@ func (p *plan) compiled() ruleSet {
 	return ruleSet{out}
 }
 
-// permitsAll says that the rows cannot change the decision: a permit without a condition is left, and no forbid. For an export it is the difference
-// between eight microseconds a row and none.
-func (p *plan) permitsAll() bool {
-	permitted := false
-	for i := range p.parts {
-		if p.parts[i].rule.forbids() {
-			return false
-		}
-		permitted = permitted || p.parts[i].unconditional()
-	}
-	return permitted
-}
-
 // unconditional says that nothing is left of a permit but the permission.
 func (p *part) unconditional() bool {
 	_, principal := p.residual.Principal.(xast.ScopeTypeAll)

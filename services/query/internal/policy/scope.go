@@ -24,7 +24,6 @@ type scopeState struct {
 
 	once  sync.Once
 	rules ruleSet // what is left of the policies, compiled at the first row
-	every bool    // what is left permits every row, so that none need be asked about
 
 	sqlOnce sync.Once
 	sql     string
@@ -67,8 +66,8 @@ func (s Scope) Permits(e *audit.Event) (ok bool) {
 }
 
 func (st *scopeState) permits(e *audit.Event) bool {
-	st.once.Do(func() { st.rules, st.every = st.plan.compiled(), st.plan.permitsAll() })
-	return st.every || st.plan.authorize(st.rules, e)
+	st.once.Do(func() { st.rules = st.plan.compiled() })
+	return st.plan.authorize(st.rules, e)
 }
 
 // forbidFailed says whether a forbid could not be evaluated: Cedar passes over it, we do not.
