@@ -4,6 +4,9 @@ package natsconn
 import (
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,11 +32,30 @@ type Config struct {
 
 // FromSettings reads the AUDIT_NATS_* variables.
 func FromSettings(r *settings.Reader) Config {
-	return Config{
+	cfg := Config{
 		URL:   r.String("AUDIT_NATS_URL", DefaultURL),
 		Creds: r.File("AUDIT_NATS_CREDS"),
 		CA:    r.File("AUDIT_NATS_CA"),
 	}
+	for server := range strings.SplitSeq(cfg.URL, ",") {
+		if !validServer(strings.TrimSpace(server)) {
+			// The text may hold a password.
+			r.Faultf("AUDIT_NATS_URL", "must be server URLs with one of the schemes %v, separated by commas, such as %s", schemes, DefaultURL)
+			break
+		}
+	}
+	return cfg
+}
+
+// schemes are what nats.go connects by; a server without one is taken for nats://.
+var schemes = []string{"nats", "tls", "ws", "wss"}
+
+func validServer(server string) bool {
+	if !strings.Contains(server, "://") {
+		server = "nats://" + server
+	}
+	u, err := url.Parse(server)
+	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
 }
 
 // Connect opens a connection that reconnects for ever. The first attempt must succeed, so that a wrong URL is an error at

@@ -24,6 +24,8 @@ const (
 	DefaultClickHouseURL = "clickhouse://127.0.0.1:9000/audit"
 	// DefaultPartitions is the P of the pipeline.
 	DefaultPartitions = 16
+	// maxPartitions is as many as an ingester takes.
+	maxPartitions = 256
 )
 
 // Config is the query service's settings. See ConfigFromEnv for the variables.
@@ -60,7 +62,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		OpsAddr:       r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr),
 		PolicyDir:     policyDir(r),
 		Unreadable:    unreadable(r),
-		Partitions:    r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, 1<<16),
+		Partitions:    r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, maxPartitions),
 		RateLimit:     r.Float("AUDIT_RATE_LIMIT", httpapi.DefaultRateLimit, 0, 1e6),
 		MaxConcurrent: r.Int("AUDIT_MAX_CONCURRENT", httpapi.DefaultMaxConcurrent, 1, 10_000),
 		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
