@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// bareQuery is one query that the service sent, as the server logged it: parameters filled in.
+type bareQuery struct {
+	sql      string
+	settings chgo.Settings
+	rows     uint64 // read by the server
+}
+
+func openBare(e *engines, connections int) (driver.Conn, error) {
+	return chgo.Open(&chgo.Options{Addr: []string{fmt.Sprintf("127.0.0.1:%d", e.nativePort)}, Auth: chgo.Auth{Database: "audit"},
+		MaxOpenConns: connections, MaxIdleConns: connections})
+}
+
+// captureQueries runs ask and returns what the service asked the store meanwhile, in order.
+func captureQueries(ctx context.Context, db driver.Conn, ask func() error) (queries []bareQuery, err error) {
+	var before uint64
+	if err := db.QueryRow(ctx, "SELECT toUInt64(toUnixTimestamp64Micro(now64(6)))").Scan(&before); err != nil {
+		return nil, err
+	}
+	if err := ask(); err != nil {
+		return nil, err
+	}
+	if err := db.Exec(ctx, "SYSTEM FLUSH LOGS"); err != nil {
+		return nil, fmt.Errorf("flush the query log: %w", err)
+	}
+	rows, err := db.Query(ctx, `SELECT query, Settings, read_rows FROM system.query_log
+		WHERE type = 'QueryFinish' AND query_kind = 'Select' AND query_id LIKE 'audit-%' AND query LIKE '%ORDER BY%'
+			AND toUnixTimestamp64Micro(query_start_time_microseconds) >= $1
+		ORDER BY query_start_time_microseconds`, before)
+	if err != nil {
+		return nil, fmt.Errorf("read the query log: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var q bareQuery
+		var settings map[string]string
+		if err := rows.Scan(&q.sql, &settings, &q.rows); err != nil {
+			return nil, err
+		}
+		q.settings = chgo.Settings{}
+		for name, value := range settings {
+			q.settings[name] = value
+		}
+		queries = append(queries, q)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	if len(queries) == 0 {
+		return nil, errors.New("the query log has no query of the service: its queries have an id that begins with audit- and an order")
+	}
+	return queries, nil
+}
+
+// replay sends the queries one after the other and scans every row, as a program without the service around it would.
+func replay(ctx context.Context, db driver.Conn, queries []bareQuery) error {
+	for _, q := range queries {
+		if err := drainRows(chgo.Context(ctx, chgo.WithSettings(q.settings)), db, q.sql); err != nil {
+			return fmt.Errorf("bare query: %w", err)
+		}
+	}
+	return nil
+}
+
+func drainRows(ctx context.Context, db driver.Conn, sql string) (err error) {
+	rows, err := db.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	types := rows.ColumnTypes()
+	dest := make([]any, len(types))
+	for i, t := range types {
+		dest[i] = reflect.New(t.ScanType()).Interface()
+	}
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
