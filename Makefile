@@ -15,6 +15,7 @@ TEST_TIMEOUT ?= 15m
 FUZZ_TIME    ?= 20s
 CHAOS_TIME   ?= 2m
 EVENTS       ?= 1000000
+QUERY_EVENTS ?= 10000000
 
 .PHONY: help
 help: ## List the targets
@@ -79,6 +80,10 @@ fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
 .PHONY: bench
 bench: build engine ## Measure publishing, ingest and freshness against the bare engines (EVENTS=1000000)
 	go run ./deploy/auditlog/bench -events $(EVENTS)
+
+.PHONY: bench-query
+bench-query: build engine ## Measure reading through the API against the same SQL without it (QUERY_EVENTS=10000000)
+	go run ./deploy/auditlog/bench -only query -events $(QUERY_EVENTS)
 
 .PHONY: chaos
 chaos: engine ## Break everything at random while events flow, then check the log (CHAOS_TIME=2m, SEED=N)
