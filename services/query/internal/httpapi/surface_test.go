@@ -69,6 +69,19 @@ func (o *onlyOurs) Export(_ context.Context, scope policy.Scope, _ audit.Filter,
 	return sink(&audit.Event{ID: o.tenant, ActorID: "a", CreatedAt: time.Unix(1, 0)})
 }
 
+func (o *onlyOurs) Committed(_ context.Context, tenant uuid.UUID) (uint64, bool) {
+	if tenant != o.tenant {
+		o.tb.Errorf("the position of %s was asked for", tenant)
+	}
+	return 7, true
+}
+
+func (o *onlyOurs) Moved(uuid.UUID, uint64) <-chan struct{} {
+	moved := make(chan struct{})
+	close(moved) // nobody waits in this test
+	return moved
+}
+
 // Ensure that whatever a request looks like, the answer is none of 5xx, has the headers that all have and the form that its status has, and that no
 // event leaves without the right key.
 func FuzzSurface(f *testing.F) {
@@ -81,7 +94,7 @@ func FuzzSurface(f *testing.F) {
 		f.Fatal(err)
 	}
 	store := &onlyOurs{tenant: uuid.MustParse(goodTenant)}
-	s, err := Listen(f.Context(), Config{Addr: "127.0.0.1:0"}, Deps{Events: store, Keys: store, Gate: engine, Cursors: cursors,
+	s, err := Listen(f.Context(), Config{Addr: "127.0.0.1:0"}, Deps{Events: store, Positions: store, Keys: store, Gate: engine, Cursors: cursors,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		f.Fatal(err)
@@ -92,7 +105,7 @@ func FuzzSurface(f *testing.F) {
 		f.Add(method, "*", "X-Request-ID: a", false)
 	}
 	for _, target := range []string{"/v1/audit-log?limit=1&cursor=x", "/v1/audit-log/" + goodTenant, "/v1/audit-log/%2e%2e", "//", "/v1/openapi.json", "/%", "http://x/v1/audit-log",
-		"/v1/audit-log?from=2026-11-23T00:00:00Z&to=;", "/v1/audit-log?%ff=%zz&actor_id=" + strings.Repeat("a", 300), "/v1/audit-log/../audit-log", "?", "/v1/audit-log?action=%00'\""} {
+		"/v1/audit-log/feed?limit=1&start=now", "/v1/audit-log/export?format=csv", "/v1/audit-log?from=2026-11-23T00:00:00Z&to=;", "/v1/audit-log?%ff=%zz&actor_id=" + strings.Repeat("a", 300), "/v1/audit-log/../audit-log", "?", "/v1/audit-log?action=%00'\""} {
 		f.Add("GET", target, "", true)
 		f.Add("GET", target, "X-API-Key: a\r\nX-API-Key: b\r\nX-Request-ID: \x80", false)
 	}
@@ -107,10 +120,15 @@ func FuzzSurface(f *testing.F) {
 		}
 		r.RemoteAddr = "127.0.0.1:1"
 		w := httptest.NewRecorder()
-		s.srv.Handler.ServeHTTP(w, r)
+		s.srv.Handler.ServeHTTP(deadlineRecorder{w}, r)
 		checkSurface(t, r, w)
 	})
 }
+
+// deadlineRecorder takes the deadlines that a connection does; an export is broken off where they cannot be set.
+type deadlineRecorder struct{ *httptest.ResponseRecorder }
+
+func (deadlineRecorder) SetWriteDeadline(time.Time) error { return nil }
 
 func checkSurface(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 	t.Helper()
