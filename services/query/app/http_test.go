@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -342,6 +344,21 @@ func TestForbidden(t *testing.T) {
 	nobody := s.key(t, app.KeySpec{Tenant: tenant, Roles: []string{"stranger"}})
 	res, body = s.get(t, nobody.Key, tenant, "")
 	if res.StatusCode != 403 || strings.Contains(body, "notices") || !strings.Contains(body, `"code":"forbidden"`) {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+}
+
+// Ensure that a policy's own code stays inside: clients see the same code for every denial.
+func TestForbiddenByPolicyWithCode(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "policies.cedar"), []byte(`@id("ask") permit (principal, action in AuditLog::Action::"read", resource);
+@id("break-glass") @code("restricted_events") @notice("Break-glass events are visible to admins only.")
+forbid (principal, action == AuditLog::Action::"ReadEvent", resource) when { resource.action like "breakglass.*" };
+`), 0o600))
+	s := newSystem(t, shared, map[string]string{"AUDIT_POLICY_DIR": dir})
+	tenant := uuid.New()
+	res, body := s.get(t, s.key(t, app.KeySpec{Tenant: tenant}).Key, tenant, "?action=breakglass.open")
+	if res.StatusCode != 403 || !strings.Contains(body, `"code":"forbidden"`) || !strings.Contains(body, "visible to admins only") {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
 }

@@ -104,13 +104,10 @@ func (s *Server) authorize(c *gin.Context, action policy.Action, f audit.Filter,
 	return d.Scope, true
 }
 
-// denied is the answer to a denial. That a policy failed is for the log; callers see that they may not.
+// denied is the answer to a denial. Its code is the same for every policy, so that clients can rely on it; a policy's own @code, or that one failed,
+// is for the log and the record of reads.
 func denied(d policy.Decision) *apiError {
-	code := d.Code
-	if code == "" || code == policy.CodeEvaluationFailed {
-		code = codeForbidden
-	}
-	return &apiError{status: http.StatusForbidden, Code: code, Message: "The policies do not permit this request.", Notices: d.Notices}
+	return &apiError{status: http.StatusForbidden, Code: codeForbidden, Message: "The policies do not permit this request.", Notices: d.Notices}
 }
 
 // enter waits for a slot at the store; leave gives it back.
