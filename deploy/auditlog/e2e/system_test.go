@@ -36,6 +36,7 @@ type system struct {
 	nc      *nats.Conn
 	api     string
 	metrics *prometheus.Registry // of both services
+	checks  []ops.Check
 }
 
 func startSystem(t *testing.T) *system { return startSystemWith(t, nil) }
@@ -67,7 +68,8 @@ func startSystemWith(t *testing.T, extra []string, opts ...stacktest.Option) *sy
 	q, err := query.New(t.Context(), qCfg, query.Deps{Log: log, Registerer: reg})
 	must(t, err)
 	background(t, q.Run)
-	waitReady(t, append(ing.Checks(), q.Checks()...))
+	s.checks = append(ops.Prefixed("ingester", ing.Checks()), ops.Prefixed("query", q.Checks())...)
+	waitReady(t, s.checks)
 	s.api = "http://" + q.Addr() + "/v1/audit-log"
 
 	s.nc, err = nats.Connect(s.NATSURL())

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"example.com/auditlog/deploy/stack"
@@ -99,8 +97,7 @@ func startServices(ctx context.Context, cfg Config, engines *stack.Stack, getenv
 	if err != nil {
 		return nil, &settingsError{err}
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg := ops.NewRegistry()
 	sv := &services{}
 	defer func() {
 		if err != nil {
@@ -115,7 +112,7 @@ func startServices(ctx context.Context, cfg Config, engines *stack.Stack, getenv
 	if err != nil {
 		return sv, fmt.Errorf("start the query service: %w", err)
 	}
-	sv.checks = append(sv.ingester.Checks(), sv.query.Checks()...)
+	sv.checks = append(ops.Prefixed("ingester", sv.ingester.Checks()), ops.Prefixed("query", sv.query.Checks())...)
 	sv.ops, err = ops.Listen(ctx, cfg.OpsAddr, reg, sv.checks...)
 	return sv, err
 }

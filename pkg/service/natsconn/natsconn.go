@@ -58,6 +58,14 @@ func validServer(server string) bool {
 	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
 }
 
+// Check says what is wrong with a connection, nil when it is up.
+func Check(nc *nats.Conn) error {
+	if st := nc.Status(); st != nats.CONNECTED {
+		return fmt.Errorf("the connection to NATS is %s", strings.ToLower(st.String()))
+	}
+	return nil
+}
+
 // Connect opens a connection that reconnects for ever. The first attempt must succeed, so that a wrong URL is an error at
 // start and not a log line. The caller closes it.
 func Connect(cfg Config, name string, log *slog.Logger, extra ...nats.Option) (*nats.Conn, error) {

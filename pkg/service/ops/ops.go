@@ -3,7 +3,6 @@ package ops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,46 +12,48 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"example.com/auditlog/pkg/service/buildinfo"
 )
 
 // Time limits of the ops server.
 const (
-	checkTimeout      = 3 * time.Second
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = time.Minute
 )
 
-// Check answers whether one dependency works. Name is what /readyz calls it.
-type Check struct {
-	Name string
-	// Run returns nil, or what is wrong. It honours ctx.
-	Run func(ctx context.Context) error
-	// Note, when set, adds a remark to a passing check, such as how stale a copy is.
-	Note func() string
+// NewRegistry makes the registry of a process, with what every process tells: Go's runtime, the process, the build.
+func NewRegistry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildinfo.Collector())
+	return reg
 }
 
 // Server serves /healthz, /readyz, /metrics and /debug/pprof.
 type Server struct {
-	checks []Check
-	srv    *http.Server
-	lis    net.Listener
-
-	mu    sync.Mutex
-	since map[string]time.Time // when each failing check began to fail
+	readiness *readiness
+	srv       *http.Server
+	lis       net.Listener
 }
 
-// Listen opens addr, so that a busy port is an error at once, and serves nothing yet.
-func Listen(ctx context.Context, addr string, gather prometheus.Gatherer, checks ...Check) (*Server, error) {
+// Listen opens addr, so that a busy port is an error at once, and serves nothing yet. The server is not ready before it has checks, which may be
+// given later: see Add.
+func Listen(ctx context.Context, addr string, reg *prometheus.Registry, checks ...Check) (*Server, error) {
 	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for operations (AUDIT_OPS_ADDR): %w", err)
 	}
-	s := &Server{checks: checks, lis: lis, since: map[string]time.Time{}}
+	s := &Server{readiness: newReadiness(checks), lis: lis}
+	if err := reg.Register(s.readiness); err != nil {
+		_ = lis.Close()
+		return nil, fmt.Errorf("register the metric of readiness: %w", err)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{}))
+	mux.Handle("GET /readyz", s.readiness)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -62,6 +63,9 @@ func Listen(ctx context.Context, addr string, gather prometheus.Gatherer, checks
 	return s, nil
 }
 
+// Add makes the server's readiness depend on more checks.
+func (s *Server) Add(checks ...Check) { s.readiness.add(checks) }
+
 // Addr is where the server listens, with the real port when 0 was asked for.
 func (s *Server) Addr() string { return s.lis.Addr().String() }
 
@@ -69,6 +73,11 @@ func (s *Server) Addr() string { return s.lis.Addr().String() }
 func (s *Server) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.srv.Close() })
 	defer stop()
+	watching, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.readiness.watch(watching) })
+	defer wg.Wait()
+	defer cancel()
 	if err := s.srv.Serve(s.lis); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve operations: %w", err)
 	}
@@ -76,53 +85,12 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // Close frees the address of a server that was never run.
-func (s *Server) Close() error { return s.srv.Close() }
+func (s *Server) Close() error { return errors.Join(s.srv.Close(), ignoreClosed(s.lis.Close())) }
 
-type status struct {
-	Name  string     `json:"name"`
-	OK    bool       `json:"ok"`
-	Error string     `json:"error,omitempty"`
-	Since *time.Time `json:"since,omitempty"`
-	Note  string     `json:"note,omitempty"`
-}
-
-func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
-	defer cancel()
-	out := make([]status, len(s.checks))
-	var wg sync.WaitGroup
-	for i, c := range s.checks {
-		wg.Go(func() { out[i] = s.run(ctx, c) })
+// ignoreClosed: a server that has served has closed its listener.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
 	}
-	wg.Wait()
-	code := http.StatusOK
-	for _, st := range out {
-		if !st.OK {
-			code = http.StatusServiceUnavailable
-		}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(map[string]any{"ready": code == http.StatusOK, "checks": out})
-}
-
-func (s *Server) run(ctx context.Context, c Check) status {
-	err := c.Run(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		delete(s.since, c.Name)
-		st := status{Name: c.Name, OK: true}
-		if c.Note != nil {
-			st.Note = c.Note()
-		}
-		return st
-	}
-	since, seen := s.since[c.Name]
-	if !seen {
-		since = time.Now().UTC()
-		s.since[c.Name] = since
-	}
-	return status{Name: c.Name, Error: err.Error(), Since: &since}
+	return err
 }

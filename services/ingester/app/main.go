@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
 )
 
@@ -58,6 +56,7 @@ func (c *commands) root() *cobra.Command {
 		Long: "Moves audit events from NATS JetStream into ClickHouse, each exactly once.\n\n" +
 			"Settings come from environment variables (AUDIT_...), all of which have defaults for one machine.\n" +
 			"Exit status: 0, 1 when something failed, 2 when arguments or settings are wrong.",
+		Version:       buildinfo.Get().String(),
 		SilenceErrors: true, SilenceUsage: true,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -67,6 +66,7 @@ func (c *commands) root() *cobra.Command {
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(c.serve(), c.dlq(), c.verify(), c.rebuild(), c.version())
 	return root
@@ -111,8 +111,7 @@ func (c *commands) serve() *cobra.Command {
 // serve runs a service and its ops server until ctx is done or one of them fails.
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	start := time.Now()
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg := ops.NewRegistry()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
@@ -124,7 +123,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		cancel()
 		return errors.Join(err, svc.Run(ctx)) // which closes it
 	}
-	log.InfoContext(ctx, "ingester started", slog.String("version", version()), slog.String("ops", server.Addr()),
+	log.InfoContext(ctx, "ingester started", slog.String("version", buildinfo.Get().String()), slog.String("ops", server.Addr()),
 		slog.Int("partitions", cfg.Partitions), slog.Duration("retention", cfg.Retention))
 	// The ops server answers until the last batch is written.
 	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
@@ -149,25 +148,8 @@ func (c *commands) version() *cobra.Command {
 		Short: "Print the version",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(c.stdout, "ingester", version())
+			_, err := fmt.Fprintln(c.stdout, "ingester", buildinfo.Get())
 			return err
 		},
 	}
-}
-
-// version is the module's version, or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value
-		}
-	}
-	return "devel"
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -49,7 +50,11 @@ type Service struct {
 	pipe      *pipeline.Pipeline
 	state     *streamState
 	checker   *verify.Checker
+	schema    atomic.Pointer[error] // why the schema is not known to be right; to nil once it is
 }
+
+// errNotMigrated is why a service whose Run has not come to it yet is not ready.
+var errNotMigrated = errors.New("the schema has not been looked at yet")
 
 // New connects to NATS and makes or checks the streams there; ClickHouse may come later. It returns an error that says what to do when NATS
 // cannot be reached or a stream is not as it must be. Run must be called afterwards, also when ctx is done: it closes everything.
@@ -61,6 +66,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	instance := instanceName()
 	log := deps.Log.With(slog.String("instance", instance))
 	s := &Service{cfg: cfg, log: log}
+	s.schema.Store(&errNotMigrated)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -207,6 +213,7 @@ func (s *Service) migrate(ctx context.Context) error {
 	const pause = time.Second
 	for try := 0; ; try++ {
 		err := s.store.Migrate(ctx)
+		s.schema.Store(&err)
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
@@ -245,17 +252,13 @@ func (s *Service) trim(ctx context.Context) {
 	}
 }
 
-// Checks says whether the whole path works: NATS, ClickHouse, and a driver for each partition that is this process's.
+// Checks says whether the whole path works: NATS, ClickHouse, its schema, and a driver for each partition that is this process's.
 func (s *Service) Checks() []ops.Check {
 	return []ops.Check{
-		{Name: "ingester: nats", Run: func(context.Context) error {
-			if st := s.nc.Status(); st != nats.CONNECTED {
-				return fmt.Errorf("connection is %s", strings.ToLower(st.String()))
-			}
-			return nil
-		}},
-		{Name: "ingester: clickhouse", Run: s.store.Ping},
-		{Name: "ingester: partitions", Run: func(context.Context) error {
+		{Name: "nats", Run: func(context.Context) error { return natsconn.Check(s.nc) }},
+		{Name: "clickhouse", Run: s.store.Ping},
+		{Name: "schema", Run: func(context.Context) error { return *s.schema.Load() }},
+		{Name: "partitions", Run: func(context.Context) error {
 			if !s.members.Valid() {
 				return errors.New("the heartbeat is not written")
 			}

@@ -26,6 +26,7 @@ func newStreamState(js natsjs.JetStream, reg prometheus.Registerer) *streamState
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "audit", Subsystem: "stream", Name: name, Help: help}, fn))
 	}
 	gauge("bytes", "Bytes the stream of events takes.", func() float64 { return float64(s.bytes.Load()) })
+	gauge("max_bytes", "Bytes the stream of events may take; -1 when the disk alone bounds it.", func() float64 { return float64(s.maxBytes.Load()) })
 	gauge("messages", "Messages in the stream of events.", func() float64 { return float64(s.messages.Load()) })
 	gauge("dead_letters", "Messages in the stream of dead letters.", func() float64 { return float64(s.dlq.Load()) })
 	gauge("fill_ratio", "How full the stream of events is, from 0 to 1; at 1 it refuses publishes. 0 without a limit.", func() float64 {

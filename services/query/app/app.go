@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
 )
 
@@ -57,6 +55,7 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdin 
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "query", Short: "The audit log's query service: REST API, keys, policies",
+		Version:      buildinfo.Get().String(),
 		SilenceUsage: true, SilenceErrors: true, Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Usage()
@@ -66,6 +65,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &settingsError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(c.serveCommand(), c.keysCommand(), c.policyCommand(), c.versionCommand())
@@ -107,8 +107,7 @@ func (c *cli) serveCommand() *cobra.Command {
 }
 
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
+	reg := ops.NewRegistry()
 	s, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
 	if err != nil {
 		return err
@@ -117,7 +116,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	log.Info("serving operations", slog.String("addr", operations.Addr()))
+	log.Info("serving operations", slog.String("addr", operations.Addr()), slog.String("version", buildinfo.Get().String()))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Run(ctx) })
 	g.Go(func() error { return operations.Run(ctx) })
@@ -130,23 +129,8 @@ func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(c.stdout, "query", version())
+			_, err := fmt.Fprintln(c.stdout, "query", buildinfo.Get())
 			return err
 		},
 	}
-}
-
-// version is the module's version or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = s.Value
-		}
-	}
-	return v + " " + info.GoVersion
 }

@@ -56,6 +56,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	s.engine.OnUnreadable = cfg.Unreadable
 	s.reader, err = clickhouse.Open(clickhouse.Config{
 		DSN: cfg.ClickHouseURL, Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
+		Registerer: deps.Registerer,
 	}, s.log)
 	if err != nil {
 		return err
@@ -77,7 +78,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if s.keys, err = keys.Follow(ctx, s.nc, s.log); err != nil {
 		return err
 	}
-	if err := registerStaleness(deps.Registerer, s.keys); err != nil {
+	if err := registerKeys(deps.Registerer, s.keys); err != nil {
 		return err
 	}
 	s.uses = keys.NoteUses(s.keys, s.nc, s.log)
@@ -85,9 +86,6 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	if s.pos, err = positions.New(s.nc, cfg.Partitions, s.log); err != nil {
-		return err
-	}
-	if err := registerBreaker(deps.Registerer, s.reader); err != nil {
 		return err
 	}
 	s.api, err = httpapi.Listen(ctx, httpapi.Config{
@@ -98,22 +96,18 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	return err
 }
 
-func registerStaleness(reg prometheus.Registerer, f *keys.Follower) error {
-	err := reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audit_query_keys_stale_seconds", Help: "Time since the copy of the API keys was last proven to be complete.",
-	}, func() float64 { return f.Staleness().Seconds() }))
-	if err != nil {
-		return fmt.Errorf("register the metric of the keys: %w", err)
-	}
-	return nil
-}
-
-func registerBreaker(reg prometheus.Registerer, r *clickhouse.Reader) error {
-	err := reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audit_query_store_breaker", Help: "Circuit breaker of the event store: 0 closed (all is well), 1 half open, 2 open (requests are refused at once).",
-	}, r.BreakerState))
-	if err != nil {
-		return fmt.Errorf("register the metric of the store: %w", err)
+// registerKeys makes the state of the copy of the keys known to reg.
+func registerKeys(reg prometheus.Registerer, f *keys.Follower) error {
+	for _, c := range []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "audit_query_keys_stale_seconds", Help: "Time since the copy of the API keys was last proven to be complete.",
+		}, func() float64 { return f.Staleness().Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "audit_query_keys", Help: "API keys known, revoked and expired ones included."},
+			func() float64 { return float64(f.Len()) }),
+	} {
+		if err := reg.Register(c); err != nil {
+			return fmt.Errorf("register the metrics of the keys: %w", err)
+		}
 	}
 	return nil
 }
@@ -159,11 +153,14 @@ func (s *Service) Close() error {
 	return errors.Join(errs...)
 }
 
-// Checks are what makes the service ready. Keys from memory are ready, with a note on how old they are.
+// Checks are what makes the service ready. Without NATS it answers readers from what it knows, and is not ready all the same: new keys and
+// revocations do not come in. Who is to send it requests meanwhile leaves out the checks nats and keys. Policies that were refused leave older
+// ones in force, which is a note.
 func (s *Service) Checks() []ops.Check {
 	return []ops.Check{
-		{Name: "store", Run: s.reader.Ping},
-		{Name: "keys", Run: func(context.Context) error { return nil }, Note: s.keys.Note},
-		{Name: "policies", Run: func(context.Context) error { return nil }, Note: func() string { return "digest " + s.engine.Digest() }},
+		{Name: "nats", Run: func(context.Context) error { return natsconn.Check(s.nc) }},
+		{Name: "keys", Run: func(context.Context) error { return s.keys.Check() }, Note: s.keys.Note},
+		{Name: "clickhouse", Run: s.reader.Ping},
+		{Name: "policies", Run: func(context.Context) error { return nil }, Note: s.engine.Note},
 	}
 }

@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 	}
 	m := &metrics{
 		batchEvents:     histogram("batch_events", "Messages in each batch.", prometheus.ExponentialBuckets(1, 4, 9)),
-		insertSeconds:   histogram("insert_seconds", "Duration of each insert of a block, whatever its outcome.", prometheus.ExponentialBuckets(0.001, 2, 16)),
+		insertSeconds:   histogram("insert_duration_seconds", "Duration of each insert of a block, whatever its outcome.", prometheus.ExponentialBuckets(0.001, 2, 16)),
 		rows:            counter("rows_total", "Rows committed."),
 		deadLetters:     counter("dead_letters_total", "Messages sent to the dead letters."),
 		skippedRows:     counter("rows_already_there_total", "Rows that were found in the table when an insert in doubt was settled, and not sent again."),

@@ -21,7 +21,7 @@ func (r *Reader) Event(ctx context.Context, scope policy.Scope, id uuid.UUID) (a
 		return audit.Event{}, audit.ErrNotFound
 	}
 	var found *audit.Event
-	err := r.guard(ctx, func(ctx context.Context) error {
+	err := r.guard(withKind(ctx, kindEvent), func(ctx context.Context) error {
 		for _, w := range idWindows(id) {
 			s := newStatement(scope, r.partition(scope.Tenant()))
 			s.is(id)

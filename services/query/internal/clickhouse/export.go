@@ -35,6 +35,7 @@ func (r *Reader) Export(ctx context.Context, scope policy.Scope, filter audit.Fi
 	if scope.Empty() || filter.Nothing() {
 		return nil
 	}
+	ctx = withKind(ctx, kindExport)
 	x := &exporter{reader: r, scope: scope, filter: &filter, sink: sink}
 	failing := time.Time{}
 	for {
@@ -101,7 +102,10 @@ func (x *exporter) segment(ctx context.Context) (rows int, err error) {
 				return err
 			}
 			return nil
-		}, chgo.WithSettings(settings), chgo.WithProgress(func(*chgo.Progress) { watchdog.Reset(exportStall) }))
+		}, chgo.WithSettings(settings), chgo.WithProgress(func(p *chgo.Progress) {
+			watchdog.Reset(exportStall)
+			x.reader.metrics.progress(kindExport, p)
+		}))
 		switch {
 		case x.sinkErr != nil:
 			return x.sinkErr
@@ -126,6 +130,3 @@ func (x *exporter) add(e *audit.Event) error {
 	x.sinkErr = x.sink(e)
 	return x.sinkErr
 }
-
-// BreakerState is the state of the circuit breaker: 0 closed (all is well), 1 half open (trying), 2 open (refusing).
-func (r *Reader) BreakerState() float64 { return float64(r.breaker.State()) }

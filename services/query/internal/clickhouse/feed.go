@@ -37,7 +37,7 @@ func (r *Reader) Feed(ctx context.Context, scope policy.Scope, q audit.FeedQuery
 		return audit.FeedPage{}, fmt.Errorf("read a feed: the scope is of tenant %s, the query of %s", scope.Tenant(), q.Tenant)
 	}
 	p := &feeder{reader: r, scope: scope, query: &q, at: q.After}
-	if err := r.guard(ctx, p.read); err != nil {
+	if err := r.guard(withKind(ctx, kindFeed), p.read); err != nil {
 		return audit.FeedPage{}, err
 	}
 	return audit.FeedPage{Events: p.events, Through: p.at, More: p.at < q.Through}, nil

@@ -24,7 +24,7 @@ func (r *Reader) Page(ctx context.Context, scope policy.Scope, q audit.PageQuery
 		return audit.Page{}, fmt.Errorf("read a page: the scope is of tenant %s, the query of %s", scope.Tenant(), q.Tenant)
 	}
 	p := &pager{reader: r, scope: scope, query: &q, last: q.After}
-	if err := r.guard(ctx, p.read); err != nil {
+	if err := r.guard(withKind(ctx, kindPage), p.read); err != nil {
 		return audit.Page{}, err
 	}
 	return audit.Page{Events: p.events, More: p.more}, nil

@@ -25,8 +25,10 @@ func (r *Reader) query(ctx context.Context, text string, args []any, options ...
 		context.AfterFunc(running, func() { timer.Stop() })
 		r.kill(id)
 	})
-	done = func() { stop(); cut() }
-	settings := append([]chgo.QueryOption{chgo.WithQueryID(id), chgo.WithSettings(r.settings())}, options...)
+	k, began := kindOf(ctx), time.Now()
+	done = func() { stop(); cut(); r.metrics.took(k, time.Since(began)) }
+	progress := chgo.WithProgress(func(p *chgo.Progress) { r.metrics.progress(k, p) })
+	settings := append([]chgo.QueryOption{chgo.WithQueryID(id), chgo.WithSettings(r.settings()), progress}, options...)
 	rows, err = r.db.Query(chgo.Context(running, settings...), text, args...)
 	if err != nil {
 		done()

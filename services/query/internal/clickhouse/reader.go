@@ -12,6 +12,7 @@ import (
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"
 
 	"example.com/auditlog/pkg/events"
@@ -43,6 +44,8 @@ type Config struct {
 	QueryTimeout time.Duration
 	// MaxConns bounds the connections; 0 means DefaultMaxConns.
 	MaxConns int
+	// Registerer takes the reader's metrics; nil for none.
+	Registerer prometheus.Registerer
 }
 
 // Reader reads events. It is safe for concurrent use. It connects when it is used, so that it can be made while the store is away.
@@ -52,6 +55,7 @@ type Reader struct {
 	partitions int
 	timeout    time.Duration
 	breaker    *gobreaker.CircuitBreaker[struct{}]
+	metrics    *metrics
 }
 
 // CheckDSN says what is wrong with a DSN, without repeating it: it may hold a password.
@@ -100,8 +104,13 @@ func Open(cfg Config, log *slog.Logger) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open clickhouse %s: %w", strings.Join(opts.Addr, ","), err)
 	}
-	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout}
+	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, metrics: newMetrics()}
 	r.breaker = newBreaker(log)
+	if cfg.Registerer != nil {
+		if err := r.register(cfg.Registerer); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+	}
 	return r, nil
 }
 
@@ -142,6 +151,7 @@ func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audi
 	}
 	defer done()
 	defer func() { _ = rows.Close() }()
+	defer func() { r.metrics.returned.WithLabelValues(string(kindOf(ctx))).Add(float64(n)) }()
 	for rows.Next() {
 		var e audit.Event
 		var metadata string

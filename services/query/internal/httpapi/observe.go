@@ -36,17 +36,26 @@ type metrics struct {
 	stream   streamMetrics
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+// newMetrics makes the metrics of s and registers them with reg.
+func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "audit_query_requests_total", Help: "Requests to the API by route, status and error code."}, []string{"route", "status", "code"}),
+			Name: "audit_query_http_requests_total", Help: "Requests to the API by route, status and error code."}, []string{"route", "status", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "audit_query_request_seconds", Help: "Time from the end of a request's header to the end of its answer.",
+			Name: "audit_query_http_request_duration_seconds", Help: "Time from the end of a request's header to the end of its answer, by route.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20}}, []string{"route"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "audit_query_requests_in_flight", Help: "Requests that are being answered."}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "audit_query_http_requests_in_flight", Help: "Requests that are being answered."}),
+	}
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	m.stream = newStreamMetrics()
-	for _, c := range append(m.stream.collectors(), m.requests, m.seconds, m.inFlight) {
+	all := append(m.stream.collectors(), m.requests, m.seconds, m.inFlight,
+		gauge("audit_query_slots", "Requests that may use the event store at the same time.", func() int { return cap(s.slots) }),
+		gauge("audit_query_slots_in_use", "Requests that use the event store. At audit_query_slots others wait, and are refused with 503 after a second.",
+			func() int { return len(s.slots) }),
+		gauge("audit_query_rate_limited_keys", "API keys whose rate is watched: those that asked lately.", s.rates.size))
+	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register the API's metrics: %w", err)
 		}

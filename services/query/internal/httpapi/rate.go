@@ -41,6 +41,13 @@ func (r *rates) wait(key string, now time.Time) time.Duration {
 	return d
 }
 
+// size is how many keys have a limiter.
+func (r *rates) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.byKey)
+}
+
 func (r *rates) limiter(key string, now time.Time) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -127,7 +127,7 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), slots: make(chan struct{}, cfg.MaxConcurrent),
 		polls: make(chan struct{}, maxPolls), exports: make(chan struct{}, MaxExports), ending: make(chan struct{})}
 	var err error
-	if s.metrics, err = newMetrics(deps.Registerer); err != nil {
+	if s.metrics, err = newMetrics(deps.Registerer, s); err != nil {
 		return nil, err
 	}
 	s.srv = &http.Server{

@@ -254,13 +254,20 @@ func (f *Follower) Staleness() time.Duration {
 	return time.Since(f.confirmed)
 }
 
-// Note tells an operator how many keys are known and, when the copy could not be confirmed lately, for how long.
-func (f *Follower) Note() string {
-	f.mu.RLock()
-	n := len(f.byID)
-	f.mu.RUnlock()
+// Check says since how long the copy could not be confirmed, nil when it was lately.
+func (f *Follower) Check() error {
 	if age := f.Staleness(); age > staleAfter {
-		return fmt.Sprintf("%d keys from memory: changes of the last %s may be missing (NATS cannot be asked)", n, age.Round(time.Second))
+		return fmt.Errorf("%d keys from memory: changes of the last %s may be missing (NATS cannot be asked)", f.Len(), age.Round(time.Second))
 	}
-	return fmt.Sprintf("%d keys", n)
+	return nil
 }
+
+// Len is how many keys are known.
+func (f *Follower) Len() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return len(f.byID)
+}
+
+// Note tells an operator how many keys are known.
+func (f *Follower) Note() string { return fmt.Sprintf("%d keys", f.Len()) }

@@ -34,6 +34,7 @@ type Engine struct {
 	log     *slog.Logger
 	metrics *metrics
 	current atomic.Pointer[snapshot]
+	refused atomic.Pointer[time.Time] // since when the directory holds what was refused
 }
 
 // Open loads the policies of dir, or the built-in ones when dir is empty. The built-in guardrails are in force either way. A directory
@@ -68,6 +69,7 @@ func dirFS(dir string) fs.FS {
 
 func (e *Engine) swap(s *snapshot) {
 	e.current.Store(s)
+	e.refused.Store(nil)
 	e.metrics.loaded(s)
 	e.log.Info("policies loaded", slog.String("dir", e.dir), slog.String("digest", s.digest), slog.Int("policies", s.count()),
 		slog.Int("tenants", len(s.tenants)))
@@ -75,6 +77,15 @@ func (e *Engine) swap(s *snapshot) {
 
 // Digest identifies the policies in force.
 func (e *Engine) Digest() string { return e.current.Load().digest }
+
+// Note tells an operator which policies are in force, and since when newer ones are refused.
+func (e *Engine) Note() string {
+	note := "digest " + e.Digest()
+	if at := e.refused.Load(); at != nil {
+		note += ", refusing changes of the directory since " + at.UTC().Format(time.RFC3339)
+	}
+	return note
+}
 
 // Decide answers one request: the gate, then the row filter. It never panics and denies whatever it cannot decide.
 func (e *Engine) Decide(ctx context.Context, r Request) (d Decision) {
@@ -150,7 +161,7 @@ func (e *Engine) notePlan(p *plan) {
 
 func (e *Engine) notePart(p *part) {
 	if p.failure != nil {
-		e.metrics.errors.WithLabelValues(p.rule.id).Inc()
+		e.metrics.failed(p.rule.id)
 		e.log.Error("a policy could not be evaluated for rows", slog.String("policy", p.rule.id), slog.String("error", p.failure.Error()))
 	}
 	for _, g := range p.gaps {
@@ -172,6 +183,6 @@ func (e *Engine) count(a Action, d *Decision) {
 
 // panicked reports a failure of the engine or of Cedar, which has been answered with a denial.
 func (e *Engine) panicked(v any) {
-	e.metrics.errors.WithLabelValues("panic").Inc()
+	e.metrics.failed(layerEngine)
 	e.log.Error("policy evaluation panicked", slog.String("panic", fmt.Sprint(v)), slog.String("stack", string(debug.Stack())))
 }

@@ -115,7 +115,7 @@ func TestFailingForbidDenies(t *testing.T) {
 	if d.Allowed || d.Code != CodeEvaluationFailed || d.Notices != nil || !slices.Equal(d.Policies, []string{"default/broken"}) {
 		t.Errorf("gate: %+v", d)
 	}
-	if n := testutil.ToFloat64(e.metrics.errors.WithLabelValues("default/broken")); n != 1 {
+	if n := testutil.ToFloat64(e.metrics.errors.WithLabelValues("default")); n != 1 {
 		t.Errorf("audit_policy_errors_total is %v", n)
 	}
 	export := ask("x")
@@ -167,7 +167,7 @@ func TestNoRowFilterDenies(t *testing.T) {
 	if d.Allowed || d.Code != CodeEvaluationFailed || !slices.Equal(d.Policies, []string{"default/broken"}) || !d.Scope.Empty() {
 		t.Errorf("broken: %+v", d)
 	}
-	if n := testutil.ToFloat64(e.metrics.errors.WithLabelValues("default/broken")); n != 1 {
+	if n := testutil.ToFloat64(e.metrics.errors.WithLabelValues("default")); n != 1 {
 		t.Errorf("audit_policy_errors_total is %v", n)
 	}
 }

@@ -31,7 +31,7 @@ func (e *Engine) gate(rules ruleSet, ents *entities, r *Request) (Decision, ceda
 
 func (e *Engine) noteErrors(diag cedar.Diagnostic) {
 	for _, er := range diag.Errors {
-		e.metrics.errors.WithLabelValues(string(er.PolicyID)).Inc()
+		e.metrics.failed(string(er.PolicyID))
 		e.log.Error("a policy could not be evaluated", slog.String("policy", string(er.PolicyID)), slog.String("error", er.Message))
 	}
 }

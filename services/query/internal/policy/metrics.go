@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -29,7 +30,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		decisions: prometheus.NewCounterVec(counter("decisions_total", "Requests decided, by action and result (allow, or the code of the denial)."), []string{"action", "result"}),
-		errors:    prometheus.NewCounterVec(counter("errors_total", "Policies that could not be evaluated, by policy; panic stands for a failure of the engine itself."), []string{"policy"}),
+		errors:    prometheus.NewCounterVec(counter("errors_total", "Policies that could not be evaluated, by layer; engine stands for a failure of the engine itself. The log names the policy."), []string{"layer"}),
 		plans:     prometheus.NewCounterVec(counter("plans_total", "Row conditions built, by kind: all, none or some of the tenant's rows."), []string{"kind"}),
 		gaps:      prometheus.NewCounter(counter("gaps_total", "Expressions met in a request that have no SQL: rows may be missing because of them.")),
 		dropped:   prometheus.NewCounter(counter("recheck_dropped_total", "Rows that the SQL selected and the policies refused. Must stay 0.")),
@@ -37,6 +38,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		stale:     prometheus.NewGauge(gauge("stale", "1 while the policy directory holds something that was refused and older policies are in force.")),
 		info:      prometheus.NewGaugeVec(gauge("info", "The policies in force, by digest."), []string{"digest"}),
 		rules:     prometheus.NewGauge(gauge("rules", "Policies in force, all layers together.")),
+	}
+	for _, layer := range []string{layerGuardrails, layerDefault, layerTenants, layerEngine} {
+		m.errors.WithLabelValues(layer)
 	}
 	if reg == nil {
 		return m, nil
@@ -47,6 +51,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// layerEngine stands for the engine where a layer is named.
+const layerEngine = "engine"
+
+// failed counts a policy that could not be evaluated by the layer its id begins with: a tenant's id must not become a label.
+func (m *metrics) failed(policy string) {
+	layer, _, _ := strings.Cut(policy, "/")
+	m.errors.WithLabelValues(layer).Inc()
 }
 
 // loaded notes which policies are in force.

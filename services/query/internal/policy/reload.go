@@ -85,6 +85,8 @@ func (e *Engine) reload(fsys fs.FS) {
 	}
 	e.metrics.reloads.WithLabelValues("refused").Inc()
 	e.metrics.stale.Set(1)
+	now := time.Now()
+	e.refused.CompareAndSwap(nil, &now)
 	e.log.Error("changed policies refused: the policies from before stay in force", slog.String("dir", e.dir),
 		slog.String("digest", e.Digest()), slog.Int("problems", len(problems)))
 	for _, p := range problems {
