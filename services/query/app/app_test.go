@@ -116,7 +116,11 @@ func migrate(t *testing.T, s *stack.Stack, name string) driver.Conn {
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		must(t, err)
-		must(t, db.Exec(t.Context(), string(text)))
+		for statement := range strings.SplitSeq(string(text), ";\n") {
+			if strings.TrimSpace(statement) != "" {
+				must(t, db.Exec(t.Context(), statement))
+			}
+		}
 	}
 	return db
 }

@@ -141,16 +141,8 @@ func (k Kept) where() string {
 // KeepRows copies the rows of the partition that a rebuild keeps, up to a sequence, into BuildTable, and returns how many it has then.
 func (s *Store) KeepRows(ctx context.Context, partition int, k Kept, upTo uint64) (uint64, error) {
 	where := fmt.Sprintf("partition = %d AND stream_seq <= %d AND %s", partition, upTo, k.where())
-	var months []struct {
-		Month uint32 `ch:"month"`
-	}
-	if err := s.queries.Select(ctx, &months, "SELECT DISTINCT toYYYYMM(created_at) AS month FROM "+EventTable+" WHERE "+where+" ORDER BY month"); err != nil {
-		return 0, fmt.Errorf("look for rows to keep of partition %d: %w", partition, classify(err))
-	}
-	for _, m := range months {
-		if err := s.copyRows(ctx, EventTable, BuildTable, fmt.Sprintf("%s AND toYYYYMM(created_at) = %d", where, m.Month)); err != nil {
-			return 0, err
-		}
+	if err := s.copyYears(ctx, EventTable, BuildTable, where); err != nil {
+		return 0, err
 	}
 	var n uint64
 	if err := s.queries.QueryRow(ctx, "SELECT count() FROM "+BuildTable+" WHERE "+where).Scan(&n); err != nil {

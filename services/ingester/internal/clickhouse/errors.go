@@ -26,7 +26,7 @@ type class struct {
 	// transient: the same request may succeed later. Otherwise somebody has to change something first.
 	transient bool
 	// refused: the server raises it before it commits anything of an insert into one table, whether or not the rows have been sent. All others, once
-	// the rows were sent, leave the outcome in doubt: of a block over several months one part may be committed and the next one not, and a view
+	// the rows were sent, leave the outcome in doubt: of a block over several years one part may be committed and the next one not, and a view
 	// may throw after its source has been written.
 	refused bool
 }

@@ -1,9 +1,6 @@
 package clickhouse
 
-import (
-	"context"
-	"log/slog"
-)
+import "context"
 
 // Doors for the tests of this package.
 var (
@@ -42,5 +39,18 @@ func (s *Store) MigrateTo(ctx context.Context, more ...string) error {
 	for _, sql := range more {
 		todo = append(todo, migration{version: todo[len(todo)-1].version + 1, name: "more", sql: statements(sql)})
 	}
-	return migrate(ctx, s.opts, slog.New(slog.DiscardHandler), todo)
+	return s.migrate(ctx, todo)
+}
+
+// MigrateUpTo makes the database as an older program left it.
+func (s *Store) MigrateUpTo(ctx context.Context, version int) error {
+	return s.migrate(ctx, migrations()[:version])
+}
+
+// RelayoutStatements are those of the migration to partitions of a year.
+func RelayoutStatements() []string { return migrations()[2].sql }
+
+// Lock is lock.
+func (s *Store) Lock(ctx context.Context, name string) (context.Context, func(), error) {
+	return s.lock(ctx, name)
 }

@@ -30,7 +30,7 @@ var insertSettings = []ch.Setting{
 // may still be running: Settle and ReadBack. ErrTransient says that it was certainly not applied and may be tried again. Any other error says that it
 // was certainly not applied and will not be before somebody changes something.
 //
-// token is the deduplication token and the query id. Within the table's window the server applies each token once per partition and month, whatever the rows.
+// token is the deduplication token and the query id. Within the table's window the server applies each token once for each part that a block makes, whatever the rows.
 func (s *Store) Insert(ctx context.Context, c *Columns, token string) error {
 	if c.Rows() == 0 {
 		return nil

@@ -125,20 +125,20 @@ func TestInsertManyLabels(t *testing.T) {
 	}
 }
 
-// Ensure a block is one part of each month, however many rows it has.
-func TestInsertIsOnePartPerMonth(t *testing.T) {
+// Ensure a block is one part of each year, however many rows it has.
+func TestInsertIsOnePartPerYear(t *testing.T) {
 	f := setup(t, shared, "")
 	f.exec(t, "SYSTEM STOP MERGES event_log")
 	c := block(1, 100_000)
-	for i := range uint64(150) { // more months than the server's default limit for one block
-		appendEvent(c, 200_000+i, int64(i)*31*day)
+	for i := range uint64(150) { // more years than the server's default limit for one block
+		appendEvent(c, 200_000+i, int64(i)*365*day)
 	}
 	if err := f.Insert(t.Context(), c, "p:1"); err != nil {
 		t.Fatal(err)
 	}
 	if worst := f.number(t, `SELECT max(n) FROM (SELECT partition, count() AS n FROM system.parts
 		WHERE database = currentDatabase() AND table = 'event_log' AND active GROUP BY partition)`); worst != 1 {
-		t.Errorf("a month has %d parts, want 1", worst)
+		t.Errorf("a year has %d parts, want 1", worst)
 	}
 	f.wantSeqs(t, 1, 100_000)
 	if got := f.number(t, "SELECT count() FROM event_log"); got != 100_150 {

@@ -20,14 +20,19 @@ var migrationFiles embed.FS
 
 // migration is one numbered file. Numbers only grow, and a file that was released never changes.
 //
-// ClickHouse has neither transactions over DDL nor a lock for us to hold, so a runner such as goose cannot keep two processes apart. Instead every
-// statement must be one that can be repeated (IF NOT EXISTS, OR REPLACE): two processes that start at once do the same work twice, and one that
-// was killed in the middle of a file begins it again.
+// ClickHouse has no transactions over DDL: a process that was killed in the middle of a file begins it again. So every statement must be one that
+// can be repeated (IF NOT EXISTS, OR REPLACE), or the migration has code that knows how. Processes that start at once are kept apart by a lock,
+// which a restart of the server loses: nothing may depend on it but that work is done once.
 type migration struct {
 	version uint32
 	name    string
 	sql     []string
+	// run does more than to run the statements in order; nil for most.
+	run func(*Store, context.Context, migration) error
 }
+
+// code of migrations, by version.
+var code = map[uint32]func(*Store, context.Context, migration) error{3: (*Store).relayout}
 
 const ledgerTable = `CREATE TABLE IF NOT EXISTS schema_migrations
 (
@@ -40,44 +45,71 @@ ENGINE = ReplacingMergeTree ORDER BY version`
 // Migrate creates the DSN's database when it is absent and brings its schema up to this program. Any number of processes may do so at once. The error is
 // ErrSchemaNewer when the schema is ahead of this program, ErrTransient when the server is not there, and final otherwise.
 func (s *Store) Migrate(ctx context.Context) error {
-	return migrate(ctx, s.opts, s.log, migrations())
+	return s.migrate(ctx, migrations())
 }
 
-func migrate(ctx context.Context, opts *chgo.Options, log *slog.Logger, todo []migration) error {
-	if err := createDatabase(ctx, opts); err != nil {
+func (s *Store) migrate(ctx context.Context, todo []migration) error {
+	if err := createDatabase(ctx, s.opts); err != nil {
 		return err
 	}
-	db, err := chgo.Open(opts)
-	if err != nil {
-		return fmt.Errorf("open clickhouse: %w", err)
-	}
-	defer func() { _ = db.Close() }()
-	if err := db.Exec(ctx, ledgerTable); err != nil {
+	if err := s.queries.Exec(ctx, ledgerTable); err != nil {
 		return fmt.Errorf("create the table of migrations: %w", classify(err))
 	}
-	var at uint32
-	if err := db.QueryRow(ctx, "SELECT max(version) FROM schema_migrations").Scan(&at); err != nil {
-		return fmt.Errorf("read the version of the schema: %w", classify(err))
+	newest := todo[len(todo)-1].version
+	if at, err := s.version(ctx, newest); err != nil || at == newest {
+		return err
 	}
-	if newest := todo[len(todo)-1].version; at > newest {
-		return fmt.Errorf("%w: database %s is at version %d, this program knows %d: run a newer program",
-			ErrSchemaNewer, opts.Auth.Database, at, newest)
+	held, release, err := s.lock(ctx, "auditlog-migrate-"+s.opts.Auth.Database)
+	if err != nil {
+		return err
+	}
+	defer release()
+	at, err := s.version(held, newest) // another process may have done it meanwhile
+	if err != nil {
+		return err
 	}
 	for _, m := range todo {
 		if m.version <= at {
 			continue
 		}
-		for _, statement := range m.sql {
-			if err := db.Exec(ctx, statement); err != nil {
-				return fmt.Errorf("migrate to %s: %w", m.name, classify(err))
+		if err := s.apply(held, m); err != nil {
+			if cause := context.Cause(held); cause != nil && ctx.Err() == nil {
+				err = fmt.Errorf("%w: %w: %w", ErrTransient, cause, err)
 			}
+			return err
 		}
-		err := db.Exec(ctx, "INSERT INTO schema_migrations (version, name, applied_at) SELECT ?, ?, now64(6)", m.version, m.name)
-		if err != nil {
-			return fmt.Errorf("record migration %s: %w", m.name, classify(err))
-		}
-		log.InfoContext(ctx, "schema migrated", slog.String("migration", m.name), slog.Uint64("version", uint64(m.version)))
 	}
+	return nil
+}
+
+// version is that of the schema. One that is newer than the newest that this program knows is an error.
+func (s *Store) version(ctx context.Context, newest uint32) (at uint32, err error) {
+	if err := s.queries.QueryRow(ctx, "SELECT max(version) FROM schema_migrations").Scan(&at); err != nil {
+		return 0, fmt.Errorf("read the version of the schema: %w", classify(err))
+	}
+	if at > newest {
+		return 0, fmt.Errorf("%w: database %s is at version %d, this program knows %d: run a newer program",
+			ErrSchemaNewer, s.opts.Auth.Database, at, newest)
+	}
+	return at, nil
+}
+
+// apply runs one migration and records it.
+func (s *Store) apply(ctx context.Context, m migration) error {
+	run := m.run
+	if run == nil {
+		run = func(s *Store, ctx context.Context, m migration) error {
+			return s.steps(ctx, "run its statements", m.sql...)
+		}
+	}
+	if err := run(s, ctx, m); err != nil {
+		return fmt.Errorf("migrate to %s: %w", m.name, err)
+	}
+	err := s.queries.Exec(ctx, "INSERT INTO schema_migrations (version, name, applied_at) SELECT ?, ?, now64(6)", m.version, m.name)
+	if err != nil {
+		return fmt.Errorf("record migration %s: %w", m.name, classify(err))
+	}
+	s.log.InfoContext(ctx, "schema migrated", slog.String("migration", m.name), slog.Uint64("version", uint64(m.version)))
 	return nil
 }
 
@@ -154,7 +186,7 @@ func migrations() []migration {
 		if err != nil {
 			panic(err)
 		}
-		out = append(out, migration{version: uint32(version), name: name, sql: statements(string(sql))})
+		out = append(out, migration{version: uint32(version), name: name, sql: statements(string(sql)), run: code[uint32(version)]})
 	}
 	return out
 }

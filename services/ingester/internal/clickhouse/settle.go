@@ -62,7 +62,7 @@ func (s *Store) settleHost(ctx context.Context, addr, tokenPrefix string) error 
 }
 
 // ReadBack returns the sequences from first to last that the partition has in the table, each once, in ascending order. minCreated and maxCreated, in
-// microseconds since 1970 and inclusive, are the range of created_at of the rows looked for; they narrow the search to their months.
+// microseconds since 1970 and inclusive, are the range of created_at of the rows looked for; they narrow the search to their years.
 // The error is classified as that of Insert.
 func (s *Store) ReadBack(ctx context.Context, partition int, first, last uint64, minCreated, maxCreated int64) ([]uint64, error) {
 	var seqs []struct {

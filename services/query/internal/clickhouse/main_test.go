@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,7 +72,11 @@ func setup(tb testing.TB, s *stack.Stack, change ...func(*clickhouse.Config)) *f
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		must(tb, err)
-		must(tb, f.db.Exec(tb.Context(), string(text)))
+		for statement := range strings.SplitSeq(string(text), ";\n") {
+			if strings.TrimSpace(statement) != "" {
+				must(tb, f.db.Exec(tb.Context(), statement))
+			}
+		}
 	}
 	// Copies must stay copies until a test merges them.
 	must(tb, f.db.Exec(tb.Context(), "SYSTEM STOP MERGES event_log"))

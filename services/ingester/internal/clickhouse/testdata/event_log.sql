@@ -2,7 +2,7 @@ CREATE TABLE audit.event_log
 (
     `partition` UInt16,
     `tenant_id` UUID,
-    `created_at` DateTime64(6, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+    `created_at` DateTime64(6, 'UTC') CODEC(Delta(8), ZSTD(1)),
     `id` UUID CODEC(ZSTD(1)),
     `actor_id` String CODEC(ZSTD(1)),
     `actor_type` LowCardinality(String),
@@ -14,9 +14,11 @@ CREATE TABLE audit.event_log
     `ingested_at` DateTime64(6, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
     `stream_seq` UInt64 CODEC(Delta(8), ZSTD(1)),
     `version` UInt64 MATERIALIZED bitNot(stream_seq) CODEC(Delta(8), ZSTD(1)),
-    INDEX seq_range stream_seq TYPE minmax GRANULARITY 1
+    INDEX seq_range stream_seq TYPE minmax GRANULARITY 1,
+    INDEX ids substring(hex(cityHash64(id)), 1, 5) TYPE text(tokenizer = 'array') GRANULARITY 100000000,
+    INDEX tags [concat('a', actor_id), concat('c', action), concat('t', resource_type), concat('r', resource_id)] TYPE text(tokenizer = 'array', posting_list_block_size = 1000000000) GRANULARITY 100000000
 )
 ENGINE = ReplacingMergeTree(version)
-PARTITION BY (partition, toYYYYMM(created_at))
+PARTITION BY (partition, toYear(created_at))
 ORDER BY (tenant_id, created_at, toUInt128(id))
-SETTINGS index_granularity = 512, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1
+SETTINGS index_granularity = 256, min_compress_block_size = 8192, max_compress_block_size = 16384, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1
