@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 MODULES  := pkg/events pkg/service services/ingester services/query deploy deploy/auditlog
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+# Tests of the files of deploy, outside the workspace: what they need is no program's business.
+CHECKS := deploy/checks
 GOFLAGS_BUILD := -trimpath
 export CGO_ENABLED ?= 0
 
@@ -50,6 +52,7 @@ engine: bin/auditlog ## Install the ClickHouse engine for the local stack and th
 .PHONY: test
 test: engine ## Run every test, on real NATS and real ClickHouse
 	go test -timeout $(TEST_TIMEOUT) $(PACKAGES)
+	cd $(CHECKS) && GOWORK=off go test ./...
 
 .PHONY: race
 race: engine ## The same tests under the race detector
@@ -58,7 +61,8 @@ race: engine ## The same tests under the race detector
 .PHONY: lint
 lint: $(LINT) ## Vet, static analysis, formatting, tidy module files
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(CURDIR)/$(LINT) run ./...) || exit 1; done
-	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "go.mod of $$m is not tidy: run make tidy"; exit 1; }; done
+	@echo "lint $(CHECKS)"; cd $(CHECKS) && GOWORK=off $(CURDIR)/$(LINT) run ./...
+	@for m in $(MODULES) $(CHECKS); do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "go.mod of $$m is not tidy: run make tidy"; exit 1; }; done
 
 $(LINT):
 	@mkdir -p .tools
@@ -67,8 +71,8 @@ $(LINT):
 
 .PHONY: tidy
 tidy: ## Tidy every module and format every file
-	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
-	gofmt -w $(MODULES)
+	@for m in $(MODULES) $(CHECKS); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
+	gofmt -w $(MODULES) $(CHECKS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
@@ -94,8 +98,8 @@ chaos-proof: engine ## Show that the chaos run finds mistakes that are put into 
 	go run ./deploy/auditlog/chaos -proof
 
 .PHONY: up
-up: ## Run the system in containers and wait until it is ready
-	docker compose up -d --build --wait
+up: ## Run the system in containers, wait until it is ready, print a demo key and a curl line
+	@deploy/up.sh
 
 .PHONY: down
 down: ## Stop the containers; the data volumes stay

@@ -16,16 +16,24 @@ const root = ".."
 type composeFile struct {
 	Services map[string]composeService `yaml:"services"`
 	Volumes  map[string]any            `yaml:"volumes"`
+	Secrets  map[string]struct {
+		File string `yaml:"file"`
+	} `yaml:"secrets"`
 }
 
 type composeService struct {
 	Image       string            `yaml:"image"`
 	Build       *composeBuild     `yaml:"build"`
+	Command     []string          `yaml:"command"`
 	Environment map[string]string `yaml:"environment"`
 	Ports       []string          `yaml:"ports"`
 	Volumes     []string          `yaml:"volumes"`
 	NetworkMode string            `yaml:"network_mode"`
 	Privileged  bool              `yaml:"privileged"`
+	Secrets     []string          `yaml:"secrets"`
+	ReadOnly    bool              `yaml:"read_only"`
+	CapDrop     []string          `yaml:"cap_drop"`
+	SecurityOpt []string          `yaml:"security_opt"`
 	Healthcheck struct {
 		Test []string `yaml:"test"`
 	} `yaml:"healthcheck"`
@@ -149,31 +157,50 @@ func TestComposeStartsInOrderOfHealth(t *testing.T) {
 	}
 }
 
-var envReference = regexp.MustCompile(`from_env="([A-Z_]+)"`)
-
-// A variable the server's files refer to and compose does not set would keep ClickHouse from starting.
-func TestComposeSetsWhatTheUserFilesNeed(t *testing.T) {
-	server := compose(t).Services["clickhouse"].Environment
-	files, err := filepath.Glob("clickhouse/users.d/*.xml")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("user files %v, %v", files, err)
-	}
-	for _, path := range files {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+// Every program but ClickHouse, whose image gives folders to its user when it starts, can write nowhere but to its volume and has no rights.
+func TestComposeGivesNoRights(t *testing.T) {
+	for name, s := range compose(t).Services {
+		if !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
+			t.Errorf("%s may gain rights: %v", name, s.SecurityOpt)
 		}
-		for _, match := range envReference.FindAllStringSubmatch(string(text), -1) {
-			if server[match[1]] == "" {
-				t.Errorf("%s needs %s", path, match[1])
+		if name != "clickhouse" && (!s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"})) {
+			t.Errorf("%s: read-only %t, drops %v", name, s.ReadOnly, s.CapDrop)
+		}
+	}
+}
+
+// Passwords are in files alone, which up.sh makes: none is in the compose file, and none has a default.
+func TestComposeSecretsAreFiles(t *testing.T) {
+	dir := t.TempDir()
+	makeSecrets(t, dir)
+	file := compose(t)
+	for name, secret := range file.Secrets {
+		if _, err := os.Stat(filepath.Join(dir, filepath.Base(secret.File))); err != nil || filepath.Dir(secret.File) != "deploy/secrets" {
+			t.Errorf("secret %s is %s: %v", name, secret.File, err)
+		}
+	}
+	for name, s := range file.Services {
+		for variable, value := range s.Environment {
+			if strings.Contains(variable, "PASSWORD") || strings.Contains(value, "@") {
+				t.Errorf("%s: a secret is in the environment: %s=%s", name, variable, value)
+			}
+			if secret, ok := strings.CutPrefix(value, "/run/secrets/"); ok && !slices.Contains(s.Secrets, secret) {
+				t.Errorf("%s: %s=%s, but it is given %v", name, variable, value, s.Secrets)
+			}
+		}
+		for _, secret := range s.Secrets {
+			if _, ok := file.Secrets[secret]; !ok {
+				t.Errorf("%s: secret %s is not declared", name, secret)
 			}
 		}
 	}
-	for service, variable := range map[string]string{"ingester": "AUDIT_INGESTER_PASSWORD", "query": "AUDIT_QUERY_PASSWORD"} {
-		url := compose(t).Services[service].Environment["AUDIT_CLICKHOUSE_URL"]
-		want := "clickhouse://" + service + ":" + server[variable] + "@clickhouse:9000/audit"
-		if url != want {
-			t.Errorf("%s connects to %s, want %s", service, url, want)
+	for name, want := range map[string][2]string{
+		"clickhouse": {"AUDIT_CLICKHOUSE_SECRETS", "/run/secrets/clickhouse_users"},
+		"ingester":   {"AUDIT_CLICKHOUSE_URL_FILE", "/run/secrets/ingester_clickhouse_url"},
+		"query":      {"AUDIT_CLICKHOUSE_URL_FILE", "/run/secrets/query_clickhouse_url"},
+	} {
+		if got := file.Services[name].Environment[want[0]]; got != want[1] {
+			t.Errorf("%s: %s=%q, want %q", name, want[0], got, want[1])
 		}
 	}
 }
@@ -189,15 +216,15 @@ func TestDockerfiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, want := range []string{
-			"CGO_ENABLED=0 go build -trimpath ", " ./services/" + name + "\n", "\nUSER 65532:65532\n",
-			`ENTRYPOINT ["` + name + `"]`, `CMD ["serve"]`,
+			"CGO_ENABLED=0 go build -trimpath ", " ./services/" + name, "\nFROM scratch\n", "\nUSER 65532:65532\n",
+			`ENTRYPOINT ["` + name + `"]`, `CMD ["serve"]`, ` CMD ["` + name + `", "health"]`,
 		} {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("%s does not say %q", build.Dockerfile, want)
 			}
 		}
 		for _, from := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(string(text), -1) {
-			if !regexp.MustCompile(`:[0-9]+\.[0-9]+`).MatchString(from[1]) {
+			if from[1] != "scratch" && !regexp.MustCompile(`:[0-9]+\.[0-9]+`).MatchString(from[1]) {
 				t.Errorf("%s: base image %s names no version", build.Dockerfile, from[1])
 			}
 		}

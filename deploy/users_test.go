@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"gopkg.in/yaml.v3"
@@ -23,20 +25,20 @@ func TestComposeWithNATSUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := layer.Services["nats"].Environment
 	references := regexp.MustCompile(`\$(AUDIT_[A-Z_]+)`).FindAllStringSubmatch(string(users), -1)
 	if len(references) != 3 {
 		t.Errorf("the users' file has passwords %v", references)
 	}
+	command := strings.Join(layer.Services["nats"].Command, " ")
 	for _, ref := range references {
-		if want := "${" + ref[1] + ":?set a password}"; set[ref[1]] != want {
-			t.Errorf("%s is %q for NATS, want %q", ref[1], set[ref[1]], want)
+		user := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(ref[1], "AUDIT_NATS_"), "_PASSWORD"))
+		secret := "nats_" + user + "_password"
+		if want := ref[1] + "=$$(cat /run/secrets/" + secret + ")"; !strings.Contains(command, want) || !slices.Contains(layer.Services["nats"].Secrets, secret) {
+			t.Errorf("NATS is not given %s: %s, %v", want, command, layer.Services["nats"].Secrets)
 		}
-	}
-	for service, name := range map[string]string{"ingester": "INGESTER", "query": "QUERY"} {
-		want := "nats://" + service + ":${AUDIT_NATS_" + name + "_PASSWORD:?set a password}@nats:4222"
-		if got := layer.Services[service].Environment["AUDIT_NATS_URL"]; got != want {
-			t.Errorf("%s connects to %s, want %s", service, got, want)
+		service := layer.Services[user]
+		if got, want := service.Environment["AUDIT_NATS_URL_FILE"], "/run/secrets/"+user+"_nats_url"; got != want || !slices.Contains(service.Secrets, user+"_nats_url") {
+			t.Errorf("%s connects to what %q says, want %q; it is given %v", user, got, want, service.Secrets)
 		}
 	}
 	// users.conf includes server.conf from its own folder, which is mounted whole.

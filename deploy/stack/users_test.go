@@ -24,15 +24,19 @@ const (
 // small audit.event_log with a view over it, both tenants in it.
 func startWithUsers(t *testing.T) *stack.Stack {
 	t.Helper()
-	t.Setenv("AUDIT_INGESTER_PASSWORD", "secret-i")
-	t.Setenv("AUDIT_QUERY_PASSWORD", "secret-q")
 	dir := t.TempDir()
+	secrets := filepath.Join(dir, "secrets.xml")
+	text := "<clickhouse><ingester_password_sha256_hex>" + sha256Hex("secret-i") + "</ingester_password_sha256_hex>" +
+		"<query_password_sha256_hex>" + sha256Hex("secret-q") + "</query_password_sha256_hex></clickhouse>"
+	if err := os.WriteFile(secrets, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AUDIT_CLICKHOUSE_SECRETS", secrets)
 	users := filepath.Join(dir, "clickhouse", "conf", "users.d")
 	if err := os.MkdirAll(users, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256([]byte("secret-a"))
-	analyst := strings.NewReplacer("PASSWORD_SHA256", hex.EncodeToString(sum[:]), "TENANT_ID", tenantA).
+	analyst := strings.NewReplacer("PASSWORD_SHA256", sha256Hex("secret-a"), "TENANT_ID", tenantA).
 		Replace(embedded(t, deploy.AnalystExample))
 	for name, text := range map[string]string{"analyst.xml": analyst, "services.xml": embedded(t, deploy.ClickHouseServices)} {
 		if err := os.WriteFile(filepath.Join(users, name), []byte(text), 0o600); err != nil {
@@ -108,8 +112,37 @@ func TestServicesMayDoTheirWorkAlone(t *testing.T) {
 	if _, err := askAs(s, "ingester", "secret-i", "CREATE DATABASE other"); err == nil {
 		t.Error("the ingester may make any database")
 	}
-	if _, err := askAs(s, "query", "wrong", "SELECT 1"); err == nil {
-		t.Error("a wrong password is taken")
+	for _, wrong := range []string{"wrong", "", "query", sha256Hex("secret-q")} {
+		if _, err := askAs(s, "query", wrong, "SELECT 1"); err == nil {
+			t.Errorf("the password %q is taken", wrong)
+		}
+	}
+}
+
+// Without the passwords there is no server, rather than one that anybody may enter.
+func TestNoServerWithoutSecrets(t *testing.T) {
+	half := filepath.Join(t.TempDir(), "half.xml")
+	text := "<clickhouse><ingester_password_sha256_hex>" + sha256Hex("secret-i") + "</ingester_password_sha256_hex></clickhouse>"
+	if err := os.WriteFile(half, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{half, half + ".missing", ""} {
+		t.Setenv("AUDIT_CLICKHOUSE_SECRETS", file)
+		dir := t.TempDir()
+		users := filepath.Join(dir, "clickhouse", "conf", "users.d")
+		if err := os.MkdirAll(users, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(users, "services.xml"), []byte(embedded(t, deploy.ClickHouseServices)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := stack.Start(t.Context(), stack.Options{Dir: dir})
+		if err == nil {
+			_ = s.Close()
+			t.Errorf("with secrets in %q ClickHouse starts", file)
+		} else if !strings.Contains(err.Error(), "ended at once") {
+			t.Errorf("with secrets in %q: %v", file, err)
+		}
 	}
 }
 
@@ -131,6 +164,11 @@ func TestEngineSettings(t *testing.T) {
 			t.Errorf("%s: %q, want %q", sql, got, want)
 		}
 	}
+}
+
+func sha256Hex(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
 }
 
 func embedded(t *testing.T, path string) string {

@@ -171,7 +171,10 @@ func waitReady(ctx context.Context, checks []ops.Check) error {
 
 // overlay is the environment with the addresses of the running engines, which the services must use whatever it says.
 func overlay(getenv func(string) string, engines *stack.Stack) func(string) string {
-	set := map[string]string{"AUDIT_NATS_URL": engines.NATSURL(), "AUDIT_CLICKHOUSE_URL": engines.ClickHouseURL()}
+	set := map[string]string{
+		"AUDIT_NATS_URL": engines.NATSURL(), "AUDIT_NATS_URL_FILE": "",
+		"AUDIT_CLICKHOUSE_URL": engines.ClickHouseURL(), "AUDIT_CLICKHOUSE_URL_FILE": "",
+	}
 	return func(name string) string {
 		if v, ok := set[name]; ok {
 			return v

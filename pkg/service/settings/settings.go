@@ -1,4 +1,6 @@
 // Package settings reads a service's configuration from environment variables and reports every fault at once, by name.
+//
+// Any setting may come from a file instead: NAME_FILE holds its path, as container platforms mount secrets.
 package settings
 
 import (
@@ -9,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,6 +27,38 @@ func New(getenv func(string) string) *Reader { return &Reader{getenv: getenv} }
 // Err is nil, or every fault found so far joined, one per line, each beginning with the variable's name.
 func (r *Reader) Err() error { return errors.Join(r.faults...) }
 
+// fileSuffix makes of a setting's name that of the variable with the path of a file that holds its value.
+const fileSuffix = "_FILE"
+
+// maxFile bounds the file of one setting, in bytes.
+const maxFile = 64 << 10
+
+// text is the value of name, from the environment or from the file that NAME_FILE says, without the line break at its end. The value never enters
+// an error: it may be a secret.
+func (r *Reader) text(name string) string {
+	v, path := r.getenv(name), r.getenv(name+fileSuffix)
+	if path == "" {
+		return v
+	}
+	if v != "" {
+		r.Faultf(name, "is set, and so is %s: set one of them", name+fileSuffix)
+		return v
+	}
+	content, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		r.Faultf(name+fileSuffix, "%v", err)
+	case len(content) > maxFile:
+		r.Faultf(name+fileSuffix, "%s is larger than %d bytes", path, maxFile)
+	default:
+		v = strings.TrimRight(string(content), "\r\n")
+		if v == "" {
+			r.Faultf(name+fileSuffix, "%s is empty", path)
+		}
+	}
+	return v
+}
+
 // Faultf records a fault of the variable name, for rules that hold between several of them.
 func (r *Reader) Faultf(name, format string, args ...any) {
 	r.faults = append(r.faults, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
@@ -31,7 +66,7 @@ func (r *Reader) Faultf(name, format string, args ...any) {
 
 // String is the text of name, or fallback.
 func (r *Reader) String(name, fallback string) string {
-	if v := r.getenv(name); v != "" {
+	if v := r.text(name); v != "" {
 		return v
 	}
 	return fallback
@@ -39,7 +74,7 @@ func (r *Reader) String(name, fallback string) string {
 
 // Int is a whole number from min to max.
 func (r *Reader) Int(name string, fallback, min, max int) int {
-	v := r.getenv(name)
+	v := r.text(name)
 	if v == "" {
 		return fallback
 	}
@@ -53,7 +88,7 @@ func (r *Reader) Int(name string, fallback, min, max int) int {
 
 // Float is a number from min to max.
 func (r *Reader) Float(name string, fallback, min, max float64) float64 {
-	v := r.getenv(name)
+	v := r.text(name)
 	if v == "" {
 		return fallback
 	}
@@ -67,7 +102,7 @@ func (r *Reader) Float(name string, fallback, min, max float64) float64 {
 
 // Bool is true or false, as strconv.ParseBool reads it.
 func (r *Reader) Bool(name string, fallback bool) bool {
-	v := r.getenv(name)
+	v := r.text(name)
 	if v == "" {
 		return fallback
 	}
@@ -81,7 +116,7 @@ func (r *Reader) Bool(name string, fallback bool) bool {
 
 // Duration is a Go duration such as 250ms or 1h30m, from min to max.
 func (r *Reader) Duration(name string, fallback, min, max time.Duration) time.Duration {
-	v := r.getenv(name)
+	v := r.text(name)
 	if v == "" {
 		return fallback
 	}
@@ -122,7 +157,7 @@ func (r *Reader) URL(name, fallback string, schemes ...string) string {
 
 // File is the path of a file or directory that must exist, or empty.
 func (r *Reader) File(name string) string {
-	v := r.getenv(name)
+	v := r.text(name)
 	if v == "" {
 		return ""
 	}

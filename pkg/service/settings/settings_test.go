@@ -1,6 +1,8 @@
 package settings_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,5 +57,40 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Error("a password got into the error")
+	}
+}
+
+// Ensure a setting may come from a file, and that neither two sources nor a file that is missing, empty or huge pass in silence.
+func TestSettingFromFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	r := settings.New(env(map[string]string{"U_FILE": write("url", "nats://u:hunter2@h:1\n"), "N_FILE": write("n", "5")}))
+	if got := r.URL("U", "", "nats"); got != "nats://u:hunter2@h:1" {
+		t.Errorf("URL = %q", got)
+	}
+	if got := r.Int("N", 1, 1, 9); got != 5 {
+		t.Errorf("Int = %d, want 5", got)
+	}
+	if err := r.Err(); err != nil {
+		t.Fatal(err)
+	}
+	for name, set := range map[string]map[string]string{
+		"both":    {"U": "nats://h:1", "U_FILE": write("both", "nats://u:hunter2@h:1")},
+		"missing": {"U_FILE": filepath.Join(dir, "none")},
+		"empty":   {"U_FILE": write("empty", "\n")},
+		"huge":    {"U_FILE": write("huge", strings.Repeat("x", 65<<10))},
+		"wrong":   {"U_FILE": write("wrong", "http://u:hunter2@h")},
+	} {
+		r := settings.New(env(set))
+		r.URL("U", "nats://h:1", "nats")
+		if err := r.Err(); err == nil || !strings.HasPrefix(err.Error(), "U") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

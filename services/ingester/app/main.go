@@ -13,6 +13,7 @@ import (
 
 	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/pkg/service/settings"
 )
 
 // Exit statuses.
@@ -68,7 +69,7 @@ func (c *commands) root() *cobra.Command {
 	root.SetErr(c.stderr)
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(c.serve(), c.dlq(), c.verify(), c.rebuild(), c.version())
+	root.AddCommand(c.serve(), c.health(), c.dlq(), c.verify(), c.rebuild(), c.version())
 	return root
 }
 
@@ -140,6 +141,23 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	wg.Wait()
 	log.InfoContext(ctx, "ingester stopped", slog.Duration("uptime", time.Since(start)))
 	return errors.Join(err, opsErr)
+}
+
+func (c *commands) health() *cobra.Command {
+	return &cobra.Command{
+		Use:   "health",
+		Short: "Ask the ingester that serves on this machine whether it is ready",
+		Long:  "Asks the ingester that serves on this machine, at AUDIT_OPS_ADDR, whether it is ready. Exit status 1 and what it says when it is not.",
+		Args:  usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r := settings.New(c.getenv)
+			addr := r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr)
+			if err := r.Err(); err != nil {
+				return usageError{fmt.Errorf("wrong settings:\n%w", err)}
+			}
+			return ops.Probe(cmd.Context(), addr, "/readyz")
+		},
+	}
 }
 
 func (c *commands) version() *cobra.Command {

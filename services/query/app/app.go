@@ -13,6 +13,7 @@ import (
 
 	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/pkg/service/settings"
 )
 
 // Exit statuses.
@@ -68,7 +69,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &settingsError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(c.serveCommand(), c.keysCommand(), c.policyCommand(), c.versionCommand())
+	root.AddCommand(c.serveCommand(), c.healthCommand(), c.keysCommand(), c.policyCommand(), c.versionCommand())
 	return root
 }
 
@@ -123,6 +124,21 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	err = g.Wait()
 	log.Info("stopped")
 	return err
+}
+
+func (c *cli) healthCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "health", Short: "Ask the query service on this machine whether it is ready", Args: usage(cobra.NoArgs),
+		Long: "Ask the query service on this machine, at AUDIT_OPS_ADDR, whether it is ready. Exit status 1 and what it says when it is not.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r := settings.New(c.getenv)
+			addr := r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr)
+			if err := r.Err(); err != nil {
+				return &settingsError{fmt.Errorf("settings:\n%w", err)}
+			}
+			return ops.Probe(cmd.Context(), addr, "/readyz")
+		},
+	}
 }
 
 func (c *cli) versionCommand() *cobra.Command {
