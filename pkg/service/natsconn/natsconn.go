@@ -2,6 +2,9 @@
 package natsconn
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -17,8 +20,18 @@ import (
 // DefaultURL is where the local stack listens.
 const DefaultURL = "nats://127.0.0.1:4222"
 
-// reconnectWait is the pause between attempts to reconnect; nats.go adds jitter to it.
-const reconnectWait = 250 * time.Millisecond
+const (
+	// reconnectWait is the pause between attempts to reconnect; nats.go adds jitter to it.
+	reconnectWait = 250 * time.Millisecond
+	// pingEvery and pingsUnanswered bound how long a server that has vanished without a word, as with its machine, keeps a connection: nats.go's own
+	// defaults are minutes.
+	pingEvery       = 5 * time.Second
+	pingsUnanswered = 2
+	// awaitPause is between the attempts of Await.
+	awaitPause = time.Second
+	// logEvery is at which attempts Await says that it still waits.
+	logEvery = 10
+)
 
 // Config says which NATS to talk to.
 type Config struct {
@@ -66,13 +79,46 @@ func Check(nc *nats.Conn) error {
 	return nil
 }
 
-// Connect opens a connection that reconnects for ever. The first attempt must succeed, so that a wrong URL is an error at
-// start and not a log line. The caller closes it.
+// Await is Connect for a service, which outlasts a NATS that is not there yet: it tries until it succeeds, ctx is done, or the server refuses for a
+// reason that somebody has to do something about. waiting is told why, at each attempt that fails.
+func Await(ctx context.Context, cfg Config, name string, log *slog.Logger, waiting func(error)) (*nats.Conn, error) {
+	for try := 0; ; try++ {
+		nc, err := Connect(cfg, name, log)
+		if err == nil || refused(err) {
+			return nc, err
+		}
+		waiting(err)
+		if try%logEvery == 0 {
+			log.WarnContext(ctx, "NATS cannot be reached, trying again until it can", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w while waiting: %w", context.Cause(ctx), err)
+		case <-time.After(awaitPause):
+		}
+	}
+}
+
+// refused says that the server is there and will not have us: wrong credentials, or a certificate that we do not trust.
+func refused(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate) || slices.ContainsFunc([]error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired, nats.ErrNkeysNotSupported,
+		nats.ErrSecureConnRequired, nats.ErrSecureConnWanted,
+	}, func(known error) bool { return errors.Is(err, known) })
+}
+
+// Connect opens a connection that reconnects for ever, also when the server refuses it for a while. The first attempt must succeed, so that a wrong URL
+// is an error of a command and not a log line. The caller closes it.
 func Connect(cfg Config, name string, log *slog.Logger, extra ...nats.Option) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name(name),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsUnanswered),
+		// A user that is missing while the server's configuration is changed must not end the connection for good.
+		nats.IgnoreAuthErrorAbort(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("NATS connection lost, reconnecting", slog.Any("error", err))

@@ -66,6 +66,9 @@ func Listen(ctx context.Context, addr string, reg *prometheus.Registry, checks .
 // Add makes the server's readiness depend on more checks.
 func (s *Server) Add(checks ...Check) { s.readiness.add(checks) }
 
+// Waiting says what the start waits for, which /readyz tells until there are checks.
+func (s *Server) Waiting(err error) { s.readiness.wait(err) }
+
 // Addr is where the server listens, with the real port when 0 was asked for.
 func (s *Server) Addr() string { return s.lis.Addr().String() }
 

@@ -45,9 +45,10 @@ var readyDesc = prometheus.NewDesc("audit_ready", "1 while the check passes, 0 w
 
 // readiness makes the checks, remembers since when which of them fails, and tells it over HTTP and as a metric.
 type readiness struct {
-	mu     sync.Mutex
-	checks []Check
-	states map[string]state // by check
+	mu       sync.Mutex
+	checks   []Check
+	starting error            // why there are no checks yet
+	states   map[string]state // by check
 }
 
 // state is what the last run of a check came to.
@@ -57,7 +58,13 @@ type state struct {
 }
 
 func newReadiness(checks []Check) *readiness {
-	return &readiness{checks: checks, states: map[string]state{}}
+	return &readiness{checks: checks, starting: errStarting, states: map[string]state{}}
+}
+
+func (r *readiness) wait(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.starting = fmt.Errorf("%w: %w", errStarting, err)
 }
 
 func (r *readiness) add(checks []Check) {
@@ -70,6 +77,12 @@ func (r *readiness) all() []Check {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.checks
+}
+
+func (r *readiness) start() status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return status{Name: "start", Error: r.starting.Error()}
 }
 
 // watch makes the checks from time to time until ctx is done.
@@ -135,7 +148,7 @@ func (r *readiness) note(ctx context.Context, c Check, err error) status {
 func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	checks := r.all()
 	if len(checks) == 0 {
-		answer(w, []status{{Name: "start", Error: errStarting.Error()}})
+		answer(w, []status{r.start()})
 		return
 	}
 	excluded := req.URL.Query()["exclude"]

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"example.com/auditlog/pkg/service/buildinfo"
@@ -109,24 +110,16 @@ func (c *commands) serve() *cobra.Command {
 	}
 }
 
-// serve runs a service and its ops server until ctx is done or one of them fails.
+// serve runs a service and its ops server until ctx is done or one of them fails. The ops server comes first, so that it can say what a start waits for,
+// and goes last, when the last batch is written.
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
-	start := time.Now()
 	reg := ops.NewRegistry()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
+	server, err := ops.Listen(ctx, cfg.OpsAddr, reg)
 	if err != nil {
 		return err
 	}
-	server, err := ops.Listen(ctx, cfg.OpsAddr, reg, svc.Checks()...)
-	if err != nil {
-		cancel()
-		return errors.Join(err, svc.Run(ctx)) // which closes it
-	}
-	log.InfoContext(ctx, "ingester started", slog.String("version", buildinfo.Get().String()), slog.String("ops", server.Addr()),
-		slog.Int("partitions", cfg.Partitions), slog.Duration("retention", cfg.Retention))
-	// The ops server answers until the last batch is written.
 	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOps()
 	var wg sync.WaitGroup
@@ -136,11 +129,29 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			cancel()
 		}
 	})
-	err = svc.Run(ctx)
+	err = ingest(ctx, cfg, reg, server, log)
 	stopOps()
 	wg.Wait()
-	log.InfoContext(ctx, "ingester stopped", slog.Duration("uptime", time.Since(start)))
 	return errors.Join(err, opsErr)
+}
+
+// ingest starts a service, which may take as long as NATS is away, and runs it.
+func ingest(ctx context.Context, cfg Config, reg *prometheus.Registry, server *ops.Server, log *slog.Logger) error {
+	start := time.Now()
+	log.InfoContext(ctx, "ingester starting", slog.String("version", buildinfo.Get().String()), slog.String("ops", server.Addr()))
+	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: reg, Waiting: server.Waiting})
+	if err != nil && ctx.Err() != nil {
+		log.InfoContext(ctx, "told to stop before the start was done", slog.Any("waited_for", err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	server.Add(svc.Checks()...)
+	log.InfoContext(ctx, "ingester started", slog.Int("partitions", cfg.Partitions), slog.Duration("retention", cfg.Retention))
+	err = svc.Run(ctx)
+	log.InfoContext(ctx, "ingester stopped", slog.Duration("uptime", time.Since(start)))
+	return err
 }
 
 func (c *commands) health() *cobra.Command {

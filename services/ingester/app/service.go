@@ -35,6 +35,8 @@ import (
 type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	// Waiting, when set, is told what New waits for, at each attempt that fails.
+	Waiting func(error)
 }
 
 // Service is one ingester. New makes it, Run runs it, once.
@@ -56,13 +58,17 @@ type Service struct {
 // errNotMigrated is why a service whose Run has not come to it yet is not ready.
 var errNotMigrated = errors.New("the schema has not been looked at yet")
 
-// New connects to NATS and makes or checks the streams there; ClickHouse may come later. It returns an error that says what to do when NATS
-// cannot be reached or a stream is not as it must be. Run must be called afterwards, also when ctx is done: it closes everything.
+// New connects to NATS and makes or checks the streams there; ClickHouse may come later. It waits for NATS as long as ctx lasts, and returns an
+// error that says what to do when NATS refuses it or a stream is not as it must be. Run must be called afterwards, also when ctx is done: it
+// closes everything.
 func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 	return newService(ctx, cfg, deps, nil)
 }
 
 func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipeline.Step)) (_ *Service, err error) {
+	if deps.Waiting == nil {
+		deps.Waiting = func(error) {}
+	}
 	instance := instanceName()
 	log := deps.Log.With(slog.String("instance", instance))
 	s := &Service{cfg: cfg, log: log}
@@ -72,7 +78,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	js, bulk, err := s.connect(instance)
+	js, bulk, err := s.connect(ctx, instance, deps.Waiting)
 	if err != nil {
 		return nil, err
 	}
@@ -81,19 +87,9 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	}
 	shape := cfg.shape()
 	shape.TableLast = s.store.LastSequence
-	if err := setup(ctx, js, shape, log); err != nil {
-		return nil, err
-	}
-	l, err := ledger.Open(ctx, js)
+	l, heartbeats, err := s.setup(ctx, js, shape, deps.Waiting)
 	if err != nil {
 		return nil, err
-	}
-	if s.positions, err = ledger.OpenPositions(ctx, js); err != nil {
-		return nil, err
-	}
-	heartbeats, err := js.KeyValue(ctx, jetstream.BucketIngesters)
-	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", jetstream.BucketIngesters, err)
 	}
 	s.source = jetstream.NewSource(bulk, shape, log)
 	heartbeat, ttl := cfg.lease()
@@ -114,11 +110,11 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 
 // connect opens two connections. What is read in bulk has its own: an answer of the ledger, or a heartbeat, must not queue behind
 // megabytes of messages.
-func (s *Service) connect(instance string) (control, bulk natsjs.JetStream, err error) {
-	if s.nc, err = natsconn.Connect(s.cfg.NATS, "ingester "+instance, s.log); err != nil {
+func (s *Service) connect(ctx context.Context, instance string, waiting func(error)) (control, bulk natsjs.JetStream, err error) {
+	if s.nc, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance, s.log, waiting); err != nil {
 		return nil, nil, err
 	}
-	if s.bulk, err = natsconn.Connect(s.cfg.NATS, "ingester "+instance+" reader", s.log); err != nil {
+	if s.bulk, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance+" reader", s.log, waiting); err != nil {
 		return nil, nil, err
 	}
 	if control, err = natsjs.New(s.nc); err != nil {
@@ -152,24 +148,45 @@ func (c Config) lease() (heartbeat, ttl time.Duration) {
 	return c.heartbeat, c.heartbeat * lease.DefaultTTL / lease.DefaultHeartbeat
 }
 
-// setupWait bounds how long New waits for a NATS server that is there and has no JetStream yet, as one that has just started.
-const setupWait = 30 * time.Second
+// setupPause is between two attempts to make or check the streams.
+const setupPause = time.Second
 
-func setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, log *slog.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, setupWait)
-	defer cancel()
+// setup makes or checks the streams and buckets and opens them. It tries until that succeeds, ctx is done, or a stream is not as it must be: a
+// server that has just started has no JetStream yet, and a cluster without a leader may get one.
+func (s *Service) setup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape, waiting func(error)) (*ledger.Ledger, natsjs.KeyValue, error) {
 	for {
-		err := jetstream.Setup(ctx, js, shape, log)
-		if err == nil || pipeline.Classify(err, pipeline.Transient) != pipeline.Transient {
-			return err
+		l, heartbeats, err := s.trySetup(ctx, js, shape)
+		if err == nil {
+			return l, heartbeats, nil
 		}
-		log.WarnContext(ctx, "JetStream is not ready, trying again", slog.Any("error", err))
+		if ctx.Err() != nil || pipeline.Classify(err, pipeline.Transient) != pipeline.Transient {
+			return nil, nil, err
+		}
+		waiting(err)
+		s.log.WarnContext(ctx, "JetStream is not ready, trying again until it is", slog.Any("error", err))
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("JetStream is not ready: %w", err)
-		case <-time.After(time.Second):
+			return nil, nil, fmt.Errorf("JetStream is not ready: %w", err)
+		case <-time.After(setupPause):
 		}
 	}
+}
+
+func (s *Service) trySetup(ctx context.Context, js natsjs.JetStream, shape jetstream.Shape) (l *ledger.Ledger, heartbeats natsjs.KeyValue, err error) {
+	// ctx has no deadline: the client then bounds each request, of which one that is lost with its connection is never answered.
+	if err := jetstream.Setup(ctx, js, shape, s.log); err != nil {
+		return nil, nil, err
+	}
+	if l, err = ledger.Open(ctx, js); err != nil {
+		return nil, nil, err
+	}
+	if s.positions, err = ledger.OpenPositions(ctx, js); err != nil {
+		return nil, nil, err
+	}
+	if heartbeats, err = js.KeyValue(ctx, jetstream.BucketIngesters); err != nil {
+		return nil, nil, fmt.Errorf("open bucket %s: %w", jetstream.BucketIngesters, err)
+	}
+	return l, heartbeats, nil
 }
 
 // Close gives back what New opened, of a service that is not run.

@@ -109,18 +109,27 @@ func (c *cli) serveCommand() *cobra.Command {
 
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	reg := ops.NewRegistry()
-	s, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
+	// It comes first, so that it can say what a start waits for.
+	operations, err := ops.Listen(ctx, cfg.OpsAddr, reg)
 	if err != nil {
 		return err
 	}
-	operations, err := ops.Listen(ctx, cfg.OpsAddr, reg, s.Checks()...)
-	if err != nil {
-		return errors.Join(err, s.Close())
-	}
 	log.Info("serving operations", slog.String("addr", operations.Addr()), slog.String("version", buildinfo.Get().String()))
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.Run(ctx) })
+	ctx, stop := context.WithCancel(ctx)
 	g.Go(func() error { return operations.Run(ctx) })
+	g.Go(func() error {
+		defer stop()
+		s, err := New(ctx, cfg, Deps{Log: log, Registerer: reg, Waiting: operations.Waiting})
+		if err != nil && ctx.Err() != nil {
+			return nil // told to stop before the start was done
+		}
+		if err != nil {
+			return err
+		}
+		operations.Add(s.Checks()...)
+		return s.Run(ctx)
+	})
 	err = g.Wait()
 	log.Info("stopped")
 	return err

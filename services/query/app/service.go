@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,10 +22,12 @@ import (
 	"example.com/auditlog/services/query/internal/trail"
 )
 
-// Deps are what a service is given; both are required.
+// Deps are what a service is given; Log and Registerer are required.
 type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	// Waiting, when set, is told what New waits for, at each attempt that fails.
+	Waiting func(error)
 }
 
 // Service is a query service: it knows its keys and policies and has its address, and answers once Run runs.
@@ -40,8 +43,12 @@ type Service struct {
 	api    *httpapi.Server
 }
 
-// New connects to NATS, loads keys and policies, and listens. ClickHouse may be away. What it opened is closed by Run or Close.
+// New connects to NATS, loads keys and policies, and listens. It waits for NATS as long as ctx lasts; ClickHouse may be away. What it opened is closed
+// by Run or Close.
 func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
+	if deps.Waiting == nil {
+		deps.Waiting = func(error) {}
+	}
 	s := &Service{log: deps.Log}
 	if err := s.open(ctx, cfg, deps); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -61,13 +68,13 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.nc, err = natsconn.Connect(cfg.NATS, "auditlog-query", s.log); err != nil {
+	if s.nc, err = natsconn.Await(ctx, cfg.NATS, "auditlog-query", s.log, deps.Waiting); err != nil {
 		return err
 	}
 	if err := checkPartitions(ctx, s.nc, cfg.Partitions, s.log); err != nil {
 		return err
 	}
-	secret, err := keys.CursorSecret(ctx, s.nc)
+	secret, err := await(ctx, s, deps.Waiting, keys.CursorSecret)
 	if err != nil {
 		return err
 	}
@@ -75,7 +82,8 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return fmt.Errorf("use the secret in bucket %s: %w", keys.SecretBucket, err)
 	}
-	if s.keys, err = keys.Follow(ctx, s.nc, s.log); err != nil {
+	s.keys, err = await(ctx, s, deps.Waiting, func(ctx context.Context, nc *nats.Conn) (*keys.Follower, error) { return keys.Follow(ctx, nc, s.log) })
+	if err != nil {
 		return err
 	}
 	if err := registerKeys(deps.Registerer, s.keys); err != nil {
@@ -94,6 +102,31 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Positions: s.pos, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
 	})
 	return err
+}
+
+// awaitTimeout bounds one attempt of await, awaitPause is between two.
+const (
+	awaitTimeout = 10 * time.Second
+	awaitPause   = time.Second
+)
+
+// await asks NATS for something until it succeeds or ctx is done: a server that has just started has no JetStream yet.
+func await[T any](ctx context.Context, s *Service, waiting func(error), ask func(context.Context, *nats.Conn) (T, error)) (T, error) {
+	for {
+		actx, cancel := context.WithTimeout(ctx, awaitTimeout)
+		v, err := ask(actx, s.nc)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return v, err
+		}
+		waiting(err)
+		s.log.WarnContext(ctx, "JetStream is not ready, trying again until it is", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return v, err
+		case <-time.After(awaitPause):
+		}
+	}
 }
 
 // registerKeys makes the state of the copy of the keys known to reg.

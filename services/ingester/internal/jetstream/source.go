@@ -22,8 +22,6 @@ const (
 	pullHeartbeat = 3 * time.Second
 	// consumerIdle is how long the server keeps a consumer that nobody pulls from, which is what happens while the table cannot be written.
 	consumerIdle = 5 * time.Minute
-	// setupTimeout bounds making the streams anew.
-	setupTimeout = 20 * time.Second
 	// filterShare: a process that drives at most this part of the partitions reads each of them through a filter of its own. Else one reader
 	// without filter serves all, and what is not for us is skipped: measured on a million messages, 440,000 a second against 224,000.
 	filterShare = 8
@@ -112,8 +110,6 @@ func (s *Source) open(ctx context.Context) (jetstream.Stream, error) {
 		return stream, nil
 	}
 	s.log.ErrorContext(ctx, "the stream was deleted; events that were not yet in the table are lost", slog.String("stream", events.StreamAudit))
-	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
-	defer cancel()
 	if err := Setup(ctx, s.js, s.shape, s.log); err != nil {
 		return nil, err
 	}

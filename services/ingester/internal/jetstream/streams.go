@@ -34,6 +34,8 @@ const (
 	// requestTimeout bounds a request to the server, which answers within milliseconds. A request that was sent while the server went down is
 	// never answered, so this is also how long that costs.
 	requestTimeout = 2 * time.Second
+	// tableTimeout bounds the question to a table that may be away.
+	tableTimeout = 10 * time.Second
 )
 
 // Shape is what an operator decides about the streams.
@@ -110,7 +112,7 @@ func (s Shape) ledgerConfig() jetstream.StreamConfig {
 }
 
 // Setup makes what is missing of the streams and buckets and checks the rest. A stream of another shape is an error of class fatal that says
-// what differs.
+// what differs. Without a deadline in ctx each request has one of its own.
 func Setup(ctx context.Context, js jetstream.JetStream, s Shape, log *slog.Logger) error {
 	for _, cfg := range []jetstream.StreamConfig{s.ledgerConfig(), s.deadLetterConfig()} {
 		if err := ensure(ctx, js, cfg, log); err != nil {
@@ -165,7 +167,9 @@ func (s Shape) known(ctx context.Context, js jetstream.JetStream, log *slog.Logg
 	}
 	if known == 0 && s.TableLast != nil {
 		// No ledger: a new system, or NATS has lost its disk and the table has not.
-		if known, err = s.TableLast(ctx); err != nil {
+		tctx, cancel := context.WithTimeout(ctx, tableTimeout)
+		defer cancel()
+		if known, err = s.TableLast(tctx); err != nil {
 			log.WarnContext(ctx, "cannot ask the table which sequences it has; a new stream begins at one that no earlier stream can have reached",
 				slog.Any("error", err))
 			return 0, uint64(time.Now().Unix()) << clockShift, nil //nolint:gosec // the time is positive
