@@ -31,7 +31,8 @@ type insertion struct {
 func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt bool) error {
 	in := insertion{token: fmt.Sprintf("%s%d:0", d.tokenPrefix(r), m.Month), rows: m.rows, seqs: m.seqs, sent: doubt}
 	pause := d.newBackoff("insert")
-	burnt := false
+	works, burnt := false, false
+	defer func() { pause.end(works) }()
 	for {
 		if doubt && breakSkipReadback {
 			return nil
@@ -39,6 +40,7 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 		if doubt {
 			missing, err := d.missing(ctx, r, m)
 			if err != nil || len(missing) == 0 {
+				works = err == nil
 				return err
 			}
 			if burnt || breakBlindRetry || len(missing) != len(in.seqs) {
@@ -54,6 +56,7 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 		start := time.Now()
 		err := d.sink.Insert(ctx, in.rows, in.token)
 		d.metrics.insertSeconds.Observe(time.Since(start).Seconds())
+		works = err == nil
 		if err == nil && !in.sent {
 			return nil
 		}

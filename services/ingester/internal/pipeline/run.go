@@ -44,6 +44,7 @@ type Pipeline struct {
 	pacer     *pacer
 	flushers  chan struct{}
 	blocks    *blockPool
+	scouts    *scouts
 
 	// Owned by Run.
 	ended     chan ended         // drivers that have ended
@@ -72,6 +73,7 @@ func New(cfg Config, deps Deps) *Pipeline {
 		flushers:  make(chan struct{}, cfg.Flushers),
 		blocks:    newBlockPool(deps.Sink.NewBlock, 2*cfg.Flushers),
 		ended:     make(chan ended),
+		scouts:    newScouts(),
 		recovered: make(chan int),
 		readEnded: make(chan error, 1),
 		rest:      map[int]time.Time{},
