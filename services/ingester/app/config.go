@@ -8,6 +8,7 @@ import (
 
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/settings"
+	"example.com/auditlog/pkg/service/shard"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 )
@@ -38,6 +39,8 @@ type Config struct {
 	// Partitions is into how many partitions the stream sorts tenants (AUDIT_PARTITIONS). Fixed for the life of the stream. Too few, and few
 	// ingesters can share the work; too many, and the table has many small parts.
 	Partitions int
+	// Shard is which of several ClickHouse servers ClickHouseURL is (AUDIT_SHARD), and so which partitions this process is about.
+	Shard shard.Shard
 	// Replicas is how many NATS servers keep each stream (AUDIT_NATS_REPLICAS): 1, 3 or 5.
 	Replicas int
 	// StreamMaxBytes bounds the stream of events; -1 leaves it to the disk (AUDIT_STREAM_MAX_BYTES). A full stream refuses publishes.
@@ -66,6 +69,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		OpsAddr:        r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr),
 		LogLevel:       r.LogLevel(),
 		Partitions:     r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, maxPartitions),
+		Shard:          shard.FromSettings(r),
 		Replicas:       r.Int("AUDIT_NATS_REPLICAS", DefaultReplicas, 1, 5),
 		StreamMaxBytes: int64(r.Int("AUDIT_STREAM_MAX_BYTES", -1, -1, math.MaxInt)),
 		Retention:      r.Duration("AUDIT_RETENTION", DefaultRetention, time.Minute, 10*365*24*time.Hour),
@@ -74,6 +78,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		Memory:         r.Int("AUDIT_MEMORY_BYTES", pipeline.DefaultMemory, 1<<20, 16<<30),
 		Flushers:       r.Int("AUDIT_FLUSHERS", pipeline.DefaultFlushers, 1, 64),
 		TrimEvery:      r.Duration("AUDIT_TRIM_INTERVAL", 10*time.Minute, time.Second, 24*time.Hour),
+	}
+	if c.Shard.Of > c.Partitions {
+		r.Faultf("AUDIT_SHARD", "%d shards cannot share %d partitions (AUDIT_PARTITIONS)", c.Shard.Of, c.Partitions)
 	}
 	if c.Replicas%2 == 0 {
 		r.Faultf("AUDIT_NATS_REPLICAS", "%d must be 1, 3 or 5", c.Replicas)

@@ -148,7 +148,7 @@ func ingest(ctx context.Context, cfg Config, reg *prometheus.Registry, server *o
 		return err
 	}
 	server.Add(svc.Checks()...)
-	log.InfoContext(ctx, "ingester started", slog.Int("partitions", cfg.Partitions), slog.Duration("retention", cfg.Retention))
+	log.InfoContext(ctx, "ingester started", slog.Int("partitions", cfg.Partitions), slog.String("shard", cfg.Shard.String()), slog.Duration("retention", cfg.Retention))
 	err = svc.Run(ctx)
 	log.InfoContext(ctx, "ingester stopped", slog.Duration("uptime", time.Since(start)))
 	return err

@@ -93,7 +93,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	}
 	s.source = jetstream.NewSource(bulk, shape, log)
 	heartbeat, ttl := cfg.lease()
-	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
+	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, deps.Registerer)
 	s.pipe = pipeline.New(pipeline.Config{
 		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
@@ -103,7 +103,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
 	})
 	s.checker = verify.NewChecker(verify.System{
-		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions,
+		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions, Shard: cfg.Shard,
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	return s, nil
 }

@@ -80,7 +80,7 @@ func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.S
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
-	system := verify.System{Reader: replay.New(js), Partitions: cfg.Partitions}
+	system := verify.System{Reader: replay.New(js), Partitions: cfg.Partitions, Shard: cfg.Shard}
 	if system.Ledger, err = ledger.Open(ctx, js); err != nil {
 		return err
 	}

@@ -31,8 +31,8 @@ const (
 // Config is the query service's settings. See ConfigFromEnv for the variables.
 type Config struct {
 	NATS natsconn.Config
-	// ClickHouseURL is a clickhouse-go DSN with the native protocol.
-	ClickHouseURL string
+	// ClickHouseURLs are clickhouse-go DSNs with the native protocol, one for each shard, in their order.
+	ClickHouseURLs []string
 	// HTTPAddr is where the API listens, OpsAddr where health and metrics do.
 	HTTPAddr, OpsAddr string
 	// PolicyDir holds *.cedar files; empty stands for the built-in policies.
@@ -57,7 +57,6 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	r := settings.New(getenv)
 	cfg := Config{
 		NATS:          natsconn.FromSettings(r),
-		ClickHouseURL: r.URL("AUDIT_CLICKHOUSE_URL", DefaultClickHouseURL, "clickhouse", "tcp"),
 		HTTPAddr:      r.Addr("AUDIT_HTTP_ADDR", DefaultHTTPAddr),
 		OpsAddr:       r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr),
 		PolicyDir:     policyDir(r),
@@ -69,12 +68,22 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		ReadAudit:     readAudit(r),
 		LogLevel:      r.LogLevel(),
 	}
-	if r.Err() == nil {
-		if err := clickhouse.CheckDSN(cfg.ClickHouseURL); err != nil {
-			r.Faultf("AUDIT_CLICKHOUSE_URL", "%v", err)
+	cfg.ClickHouseURLs = clickHouseURLs(r, cfg.Partitions)
+	return cfg, r.Err()
+}
+
+// clickHouseURLs are the DSNs of the shards, separated by white space. Their text never enters an error: it may hold passwords.
+func clickHouseURLs(r *settings.Reader, partitions int) []string {
+	urls := strings.Fields(r.String("AUDIT_CLICKHOUSE_URL", DefaultClickHouseURL))
+	for i, dsn := range urls {
+		if err := clickhouse.CheckDSN(dsn); err != nil {
+			r.Faultf("AUDIT_CLICKHOUSE_URL", "number %d: %v", i+1, err)
 		}
 	}
-	return cfg, r.Err()
+	if len(urls) == 0 || len(urls) > partitions {
+		r.Faultf("AUDIT_CLICKHOUSE_URL", "names %d shards, for %d partitions (AUDIT_PARTITIONS)", len(urls), partitions)
+	}
+	return urls
 }
 
 func policyDir(r *settings.Reader) string {

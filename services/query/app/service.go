@@ -34,7 +34,7 @@ type Deps struct {
 type Service struct {
 	log    *slog.Logger
 	nc     *nats.Conn
-	reader *clickhouse.Reader
+	reader *clickhouse.Shards
 	keys   *keys.Follower
 	uses   *keys.Uses
 	trail  *trail.Recorder
@@ -61,8 +61,8 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	s.engine.OnUnreadable = cfg.Unreadable
-	s.reader, err = clickhouse.Open(clickhouse.Config{
-		DSN: cfg.ClickHouseURL, Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
+	s.reader, err = clickhouse.OpenShards(cfg.ClickHouseURLs, clickhouse.Config{
+		Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
 		Registerer: deps.Registerer,
 	}, s.log)
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *Service) Checks() []ops.Check {
 	return []ops.Check{
 		{Name: "nats", Run: func(context.Context) error { return natsconn.Check(s.nc) }},
 		{Name: "keys", Run: func(context.Context) error { return s.keys.Check() }, Note: s.keys.Note},
-		{Name: "clickhouse", Run: s.reader.Ping},
+		{Name: "clickhouse", Run: s.reader.Ping, Note: s.reader.Note},
 		{Name: "policies", Run: func(context.Context) error { return nil }, Note: s.engine.Note},
 	}
 }

@@ -105,7 +105,7 @@ func (s *Store) WaitWriters(ctx context.Context) error {
 	return nil
 }
 
-// writers are the ids of the inserts of this database that run, on any server that is this one.
+// writers are the ids of the inserts of this database that run on the server that is asked.
 func (s *Store) writers(ctx context.Context) (map[string]struct{}, error) {
 	var rows []struct {
 		ID string `ch:"query_id"`

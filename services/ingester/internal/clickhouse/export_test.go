@@ -54,3 +54,12 @@ func RelayoutStatements() []string { return migrations()[2].sql }
 func (s *Store) Lock(ctx context.Context, name string) (context.Context, func(), error) {
 	return s.lock(ctx, name)
 }
+
+// ReplicatedStatements are all statements of the migrations as they are for a replicated database.
+func ReplicatedStatements() (all []string) {
+	all = append(all, engineFor(true, ledgerTable))
+	for _, m := range migrations() {
+		all = append(all, enginesFor(true, m.sql)...)
+	}
+	return all
+}

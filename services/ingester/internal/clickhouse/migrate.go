@@ -52,7 +52,11 @@ func (s *Store) migrate(ctx context.Context, todo []migration) error {
 	if err := createDatabase(ctx, s.opts); err != nil {
 		return err
 	}
-	if err := s.queries.Exec(ctx, ledgerTable); err != nil {
+	replicated, err := s.replicated(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.queries.Exec(ctx, engineFor(replicated, ledgerTable)); err != nil {
 		return fmt.Errorf("create the table of migrations: %w", classify(err))
 	}
 	newest := todo[len(todo)-1].version
@@ -72,6 +76,7 @@ func (s *Store) migrate(ctx context.Context, todo []migration) error {
 		if m.version <= at {
 			continue
 		}
+		m.sql = enginesFor(replicated, m.sql)
 		if err := s.apply(held, m); err != nil {
 			if cause := context.Cause(held); cause != nil && ctx.Err() == nil {
 				err = fmt.Errorf("%w: %w: %w", ErrTransient, cause, err)

@@ -17,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"example.com/auditlog/pkg/service/shard"
 )
 
 // Timing of heartbeats.
@@ -32,8 +34,10 @@ type Config struct {
 	// Instance is the member's name, unique, and fit for a key: letters, digits, dash and underscore.
 	Instance   string
 	Partitions int
-	Heartbeat  time.Duration
-	TTL        time.Duration
+	// Shard is whose partitions this member shares, with the other members of the same shard.
+	Shard     shard.Shard
+	Heartbeat time.Duration
+	TTL       time.Duration
 }
 
 // Members is this process's view of who drives what. It implements pipeline.Members.
@@ -61,6 +65,13 @@ type member struct {
 // heartbeat is the value of a member's key.
 type heartbeat struct {
 	Holds []int `json:"holds"`
+	// Shard is absent when there is one alone.
+	Shard string `json:"shard,omitempty"`
+}
+
+// ours says whether the heartbeat is of a member of our shard.
+func (m *Members) ours(h heartbeat) bool {
+	return h.Shard == m.cfg.Shard.String() || h.Shard == "" && m.cfg.Shard.Alone()
 }
 
 // New returns the view of the member; Run makes it one.
@@ -153,9 +164,10 @@ func (m *Members) assigned(now time.Time) (mine []int) {
 	if !m.known {
 		return nil
 	}
-	for p, name := range Assign(m.alive(now), m.cfg.Partitions) {
+	own := m.cfg.Shard.Partitions(m.cfg.Partitions)
+	for i, name := range Assign(m.alive(now), len(own)) {
 		if name == m.cfg.Instance {
-			mine = append(mine, p)
+			mine = append(mine, own[i])
 		}
 	}
 	return mine
@@ -192,6 +204,9 @@ func (m *Members) keepAlive(ctx context.Context) {
 func (m *Members) write(ctx context.Context) {
 	m.mu.Lock()
 	h := heartbeat{Holds: []int{}}
+	if !m.cfg.Shard.Alone() {
+		h.Shard = m.cfg.Shard.String()
+	}
 	for p := range m.holds {
 		h.Holds = append(h.Holds, p)
 	}
@@ -273,22 +288,33 @@ func (m *Members) heard(ctx context.Context, e jetstream.KeyValueEntry) {
 	m.mu.Lock()
 	if e == nil {
 		m.known = true
-	} else if name := e.Key(); name != m.cfg.Instance {
-		_, before := m.others[name]
-		if e.Operation() == jetstream.KeyValuePut {
-			var h heartbeat
-			_ = json.Unmarshal(e.Value(), &h) // one that cannot be read holds nothing
-			m.others[name] = member{holds: h.Holds, heard: time.Now()}
-			if !before {
-				m.log.InfoContext(ctx, "another ingester is there", slog.String("instance", name))
-			}
-		} else {
-			delete(m.others, name)
-			m.log.InfoContext(ctx, "an ingester has left", slog.String("instance", name))
-		}
+	} else if e.Key() != m.cfg.Instance {
+		m.heardOther(ctx, e)
 	}
 	m.mu.Unlock()
 	m.look(ctx)
+}
+
+// heardOther takes in the heartbeat of another member. The caller holds mu.
+func (m *Members) heardOther(ctx context.Context, e jetstream.KeyValueEntry) {
+	name := e.Key()
+	_, before := m.others[name]
+	if e.Operation() != jetstream.KeyValuePut {
+		if before {
+			delete(m.others, name)
+			m.log.InfoContext(ctx, "an ingester has left", slog.String("instance", name))
+		}
+		return
+	}
+	var h heartbeat
+	_ = json.Unmarshal(e.Value(), &h) // one that cannot be read holds nothing
+	if !m.ours(h) {
+		return // another shard's, whose partitions are others
+	}
+	m.others[name] = member{holds: h.Holds, heard: time.Now()}
+	if !before {
+		m.log.InfoContext(ctx, "another ingester is there", slog.String("instance", name))
+	}
 }
 
 // poke leaves a value in a channel that holds one.

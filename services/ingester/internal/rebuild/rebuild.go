@@ -161,6 +161,11 @@ const clearTimeout = time.Minute
 
 // begin decides on the first sequence to make anew: what was asked for, as far back as the stream goes.
 func (b *builder) begin(ctx context.Context) (err error) {
+	if b.opts.Tenant != nil {
+		if _, err := b.PartitionOf(*b.opts.Tenant); err != nil {
+			return err
+		}
+	}
 	if b.streamFirst, _, err = b.Reader.Bounds(ctx); err != nil {
 		return err
 	}
@@ -179,7 +184,7 @@ func (b *builder) begin(ctx context.Context) (err error) {
 // build fills the new table and swaps it in.
 func (b *builder) build(ctx context.Context) error {
 	// 2. Borders, and what is up to them.
-	for p := range b.Partitions {
+	for _, p := range b.Shard.Partitions(b.Partitions) {
 		last, err := b.Ledger.Last(ctx, p)
 		if err != nil {
 			return err

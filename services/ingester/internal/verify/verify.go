@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/pkg/service/shard"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
@@ -37,6 +38,20 @@ type System struct {
 	Table     *clickhouse.Store
 	// Partitions is how many the stream has.
 	Partitions int
+	// Shard is which of them Table has.
+	Shard shard.Shard
+}
+
+// ErrOtherShard means that a tenant's rows are not in the table that was given.
+var ErrOtherShard = errors.New("its rows are on another shard")
+
+// PartitionOf is the tenant's partition, or ErrOtherShard.
+func (s System) PartitionOf(tenant uuid.UUID) (int, error) {
+	p := events.Partition(tenant, s.Partitions)
+	if !s.Shard.Has(p) {
+		return 0, fmt.Errorf("tenant %s: %w: %d/%d, not %s (AUDIT_SHARD)", tenant, ErrOtherShard, shard.Of(p, s.Shard.Of)+1, s.Shard.Of, s.Shard)
+	}
+	return p, nil
 }
 
 // Options says what to verify.
@@ -58,7 +73,7 @@ func Run(ctx context.Context, s System, opts Options) (*Report, error) {
 		}
 		return v.done(), nil
 	}
-	for p := range s.Partitions {
+	for _, p := range s.Shard.Partitions(s.Partitions) {
 		if err := v.partition(ctx, p); err != nil {
 			return nil, fmt.Errorf("verify partition %d: %w", p, err)
 		}
@@ -133,15 +148,18 @@ func (v *verifier) unreadable(p int, err error) error {
 	return nil
 }
 
-// foreignPartitions looks for rows of partitions that the stream does not have.
+// foreignPartitions looks for rows of partitions that the stream does not have, or this shard.
 func (v *verifier) foreignPartitions(ctx context.Context) error {
 	counts, err := v.Table.Partitions(ctx)
 	if err != nil {
 		return err
 	}
 	for p, n := range counts {
-		if p >= v.Partitions {
+		switch {
+		case p >= v.Partitions:
 			v.report.addMany(Finding{Kind: Surplus, Partition: p, Detail: fmt.Sprintf("%d rows of a partition that the stream does not have", n)}, n)
+		case !v.Shard.Has(p):
+			v.report.addMany(Finding{Kind: Surplus, Partition: p, Detail: fmt.Sprintf("%d rows of a partition of another shard", n)}, n)
 		}
 	}
 	return nil
@@ -158,7 +176,10 @@ func (v *verifier) reused(ctx context.Context, p int, tenant *uuid.UUID) error {
 
 // tenant checks the chain of the tenant's partition and all of the tenant's messages that are committed.
 func (v *verifier) tenant(ctx context.Context, tenant uuid.UUID) error {
-	p := events.Partition(tenant, v.Partitions)
+	p, err := v.PartitionOf(tenant)
+	if err != nil {
+		return err
+	}
 	at, err := v.progress(ctx, p)
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"example.com/auditlog/pkg/events"
 )
 
 // Bucket is the JetStream key-value bucket of the keys: key id → JSON of Key.
@@ -46,16 +48,31 @@ func OpenStore(ctx context.Context, nc *nats.Conn) (*Store, error) {
 	return &Store{kv: kv}, nil
 }
 
-// EnsureBucket finds a bucket, whatever its configuration (an operator may have given it replicas), or makes it as cfg says.
+// EnsureBucket finds a bucket, whatever its configuration, or makes it as cfg says, with as many replicas as the stream of events has.
 func EnsureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := js.KeyValue(ctx, cfg.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = js.CreateKeyValue(ctx, cfg)
+		if cfg.Replicas, err = streamReplicas(ctx, js); err == nil {
+			kv, err = js.CreateKeyValue(ctx, cfg)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open key-value bucket %s: %w", cfg.Bucket, err)
 	}
 	return kv, nil
+}
+
+// streamReplicas is how many servers keep the stream of events. Without a stream it is one, unless NATS is a cluster: keys on one server of three
+// would be a surprise for later.
+func streamReplicas(ctx context.Context, js jetstream.JetStream) (int, error) {
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if err == nil {
+		return max(1, stream.CachedInfo().Config.Replicas), nil
+	}
+	if cluster := js.Conn().ConnectedClusterName(); cluster != "" {
+		return 0, fmt.Errorf("a bucket in NATS cluster %s takes its number of replicas from stream %s, so start an ingester first: %w", cluster, events.StreamAudit, err)
+	}
+	return 1, nil
 }
 
 // Create makes a key and returns it with its text, which is kept nowhere.
