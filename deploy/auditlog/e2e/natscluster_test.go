@@ -256,8 +256,17 @@ func TestNATSClusterLosesAServer(t *testing.T) {
 	}
 	qCfg, err := query.ConfigFromEnv(env("query"))
 	must(t, err)
-	if _, err := query.New(t.Context(), qCfg, query.Deps{Log: log, Registerer: prometheus.NewRegistry()}); err == nil || !strings.Contains(err.Error(), "start an ingester first") {
-		t.Fatalf("before there is a stream: %v, want to be told to start an ingester", err)
+	early, giveUp := context.WithCancel(t.Context())
+	var waitedFor string
+	_, err = query.New(early, qCfg, query.Deps{Log: log, Registerer: prometheus.NewRegistry(), Waiting: func(err error) {
+		if err != nil && strings.Contains(err.Error(), "start an ingester first") {
+			waitedFor = err.Error()
+			giveUp()
+		}
+	}})
+	giveUp()
+	if err == nil || waitedFor == "" {
+		t.Fatalf("before there is a stream: %v, waiting for %q, want it to wait for an ingester", err, waitedFor)
 	}
 	iCfg, err := ingester.ConfigFromEnv(env("ingester"))
 	must(t, err)
