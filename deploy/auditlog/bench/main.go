@@ -27,15 +27,15 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.events, "events", 1_000_000, "events in the backlog")
 	flag.IntVar(&o.tenants, "tenants", 100, "tenants they belong to")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built commands")
-	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest, tenants, fresh or query (which loads its own events and is not part of a run of all)")
+	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest, tenants, fresh, query or export (which load their own events and are not part of a run of all)")
 	flag.Parse()
 	fmt.Printf("%d cores, %s/%s, %s; %d events, %d tenants\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), o.events, o.tenants)
 	parts := []struct {
 		name string
 		run  func(context.Context, options) error
-	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}, {"query", benchQuery}}
+	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}, {"query", benchQuery}, {"export", benchExport}}
 	for _, p := range parts {
-		if o.only != p.name && (o.only != "" || p.name == "query") {
+		if o.only != p.name && (o.only != "" || p.name == "query" || p.name == "export") {
 			continue
 		}
 		fmt.Printf("\n%s\n", p.name)

@@ -21,6 +21,8 @@ type queryBench struct {
 	readFor  time.Duration
 	// depths are how many events lie before the page, for pages of 50: the 10th, the 1,000th, the 100,000th.
 	depths []int
+	// exportOnly leaves out all but the export.
+	exportOnly bool
 }
 
 // benchQuery measures every kind of question through the API and as the same SQL without it, on a log of o.events events.
@@ -58,12 +60,16 @@ func (b queryBench) run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := openBare(e, b.readers)
+	db, err := openBare(e, max(b.readers, 2))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	return b.measure(ctx, newAPIReader(service, key, b.readers), db)
+	api := newAPIReader(service, key, b.readers)
+	if b.exportOnly {
+		return b.exports(ctx, api, db)
+	}
+	return errors.Join(b.measure(ctx, api, db), b.exports(ctx, api, db))
 }
 
 func (b queryBench) measure(ctx context.Context, api *apiReader, db driver.Conn) error {

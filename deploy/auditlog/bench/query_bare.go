@@ -73,10 +73,16 @@ func replay(ctx context.Context, db driver.Conn, queries []bareQuery) error {
 	return nil
 }
 
-func drainRows(ctx context.Context, db driver.Conn, sql string) (err error) {
+func drainRows(ctx context.Context, db driver.Conn, sql string) error {
+	_, err := countRows(ctx, db, sql)
+	return err
+}
+
+// countRows scans every row.
+func countRows(ctx context.Context, db driver.Conn, sql string) (n int, err error) {
 	rows, err := db.Query(ctx, sql)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	types := rows.ColumnTypes()
@@ -86,8 +92,9 @@ func drainRows(ctx context.Context, db driver.Conn, sql string) (err error) {
 	}
 	for rows.Next() {
 		if err := rows.Scan(dest...); err != nil {
-			return err
+			return n, err
 		}
+		n++
 	}
-	return rows.Err()
+	return n, rows.Err()
 }

@@ -176,7 +176,7 @@ func TestLargestFileIsHarmless(t *testing.T) {
 	} {
 		start := time.Now()
 		problems := Check(write(t, t.TempDir(), map[string]string{"a.cedar": gateForAll + readRule(cond)}))
-		if took := time.Since(start); took > 5*time.Second || name != "brackets" && len(problems) == 0 {
+		if took := time.Since(start); took > 30*time.Second || name != "brackets" && len(problems) == 0 {
 			t.Errorf("%s: %v, %v", name, took, problems)
 		}
 	}

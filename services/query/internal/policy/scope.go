@@ -24,6 +24,7 @@ type scopeState struct {
 
 	once  sync.Once
 	rules ruleSet // what is left of the policies, compiled at the first row
+	memo  *memo
 
 	sqlOnce sync.Once
 	sql     string
@@ -47,7 +48,8 @@ func (s Scope) Where() (sql string, args map[string]any) {
 	return st.sql, st.args
 }
 
-// Permits decides one row again, with Cedar itself and what is left of the policies: the second fence behind Where. For a row that Where
+// Permits decides one row again, with Cedar itself and what is left of the policies: the second fence behind Where. Rows that agree in all that
+// the policies look at are decided once. For a row that Where
 // selected it must be true; a false is counted in audit_policy_recheck_dropped_total, which must stay 0, and the row must not be shown.
 func (s Scope) Permits(e *audit.Event) (ok bool) {
 	if s.state == nil || e == nil {
@@ -66,9 +68,15 @@ func (s Scope) Permits(e *audit.Event) (ok bool) {
 }
 
 func (st *scopeState) permits(e *audit.Event) bool {
-	st.once.Do(func() { st.rules = st.plan.compiled() })
-	return st.plan.authorize(st.rules, e)
+	st.once.Do(func() {
+		st.rules = st.plan.compiled()
+		st.memo = newMemo(st.rules)
+	})
+	return st.memo.decide(e, st.decide)
 }
+
+// decide asks Cedar.
+func (st *scopeState) decide(e *audit.Event) bool { return st.plan.authorize(st.rules, e) }
 
 // forbidFailed says whether a forbid could not be evaluated: Cedar passes over it, we do not.
 func forbidFailed(rules ruleSet, diag cedar.Diagnostic) bool {

@@ -44,20 +44,28 @@ func text(col Column, tenant uuid.UUID, e *audit.Event) string {
 		return tenant.String()
 	case ID:
 		return e.ID.String()
+	}
+	v, _ := Text(col, e)
+	return v
+}
+
+// Text is the value of a column of text, and whether there is one: a reasoning may be absent.
+func Text(col Column, e *audit.Event) (v string, present bool) {
+	switch col {
 	case ActorID:
-		return e.ActorID
+		return e.ActorID, true
 	case ActorType:
-		return e.ActorType
+		return e.ActorType, true
 	case Action:
-		return e.Action
+		return e.Action, true
 	case ResourceType:
-		return e.ResourceType
+		return e.ResourceType, true
 	case ResourceID:
-		return e.ResourceID
+		return e.ResourceID, true
 	case Reasoning:
 		if e.Reasoning != nil {
-			return *e.Reasoning
+			return *e.Reasoning, true
 		}
 	}
-	return ""
+	return "", false
 }
