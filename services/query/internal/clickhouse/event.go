@@ -26,7 +26,7 @@ func (r *Reader) Event(ctx context.Context, scope policy.Scope, id uuid.UUID) (a
 			s := newStatement(scope, r.partition(scope.Tenant()))
 			s.is(id)
 			s.during(w)
-			if _, err := r.each(ctx, s, 1, func(e *audit.Event) { found = e }); err != nil {
+			if _, err := r.each(ctx, s, 1, func(e *audit.Event) { c := *e; found = &c }); err != nil {
 				return fmt.Errorf("look for event %s: %w", id, err)
 			}
 			if found != nil {

@@ -39,7 +39,7 @@ func (r *Reader) Export(ctx context.Context, scope policy.Scope, filter audit.Fi
 	x := &exporter{reader: r, scope: scope, filter: &filter, sink: sink}
 	failing := time.Time{}
 	for {
-		before := x.last
+		before := x.rows
 		rows, err := x.segment(ctx)
 		switch {
 		case err == nil && rows < exportSegment:
@@ -52,7 +52,7 @@ func (r *Reader) Export(ctx context.Context, scope policy.Scope, filter audit.Fi
 		case !errors.Is(err, audit.ErrUnavailable) || x.last == nil:
 			return err
 		}
-		if failing.IsZero() || x.last != before {
+		if failing.IsZero() || x.rows != before {
 			failing = time.Now()
 		}
 		if time.Since(failing) > exportPatience {
@@ -119,11 +119,12 @@ func (x *exporter) segment(ctx context.Context) (rows int, err error) {
 
 // add takes the next row, as a page does.
 func (x *exporter) add(e *audit.Event) error {
-	at := e.Position()
-	if x.last != nil && at.ID == x.last.ID && at.CreatedAt.Equal(x.last.CreatedAt) {
+	if x.last == nil {
+		x.last = &audit.Position{}
+	} else if e.ID == x.last.ID && e.CreatedAt.Equal(x.last.CreatedAt) {
 		return nil
 	}
-	x.last = &at
+	*x.last = e.Position()
 	if !x.reader.permitted(x.scope, e) {
 		return nil
 	}

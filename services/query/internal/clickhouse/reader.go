@@ -2,7 +2,6 @@ package clickhouse
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -143,7 +142,7 @@ func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit
 	return r.scan(ctx, s, limit, func(e *audit.Event) error { f(e); return nil })
 }
 
-// scan runs a statement and calls f for every row until it fails.
+// scan runs a statement and calls f for every row until it fails. The event is f's until it returns; copies of it stay as they are.
 func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audit.Event) error, options ...chgo.QueryOption) (n int, err error) {
 	rows, done, err := r.query(ctx, s.sql(limit), s.named(), options...)
 	if err != nil {
@@ -152,14 +151,12 @@ func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audi
 	defer done()
 	defer func() { _ = rows.Close() }()
 	defer func() { r.metrics.returned.WithLabelValues(string(kindOf(ctx))).Add(float64(n)) }()
+	var e audit.Event
+	into := []any{&e.CreatedAt, &e.ID, &e.ActorID, &e.ActorType, &e.Action, &e.ResourceType, &e.ResourceID, &e.Metadata, &e.Reasoning, &e.IngestedAt, &e.Seq}
 	for rows.Next() {
-		var e audit.Event
-		var metadata string
-		if err := rows.Scan(&e.CreatedAt, &e.ID, &e.ActorID, &e.ActorType, &e.Action, &e.ResourceType, &e.ResourceID,
-			&metadata, &e.Reasoning, &e.IngestedAt, &e.Seq); err != nil {
+		if err := rows.Scan(into...); err != nil {
 			return n, fmt.Errorf("%w: %w", errRow, err)
 		}
-		e.Metadata = json.RawMessage(metadata)
 		n++
 		if err := f(&e); err != nil {
 			return n, err

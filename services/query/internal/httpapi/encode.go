@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -77,10 +78,13 @@ func appendEvent(b []byte, e *audit.Event) []byte {
 func appendField(b []byte, name, value string) []byte { return appendString(append(b, name...), value) }
 
 func appendUUID(b []byte, id uuid.UUID) []byte {
-	var text [36]byte
-	out, _ := id.MarshalText() // has no way to fail
-	copy(text[:], out)
-	return append(b, text[:]...)
+	for i, part := range [][]byte{id[:4], id[4:6], id[6:8], id[8:10], id[10:]} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, part)
+	}
+	return b
 }
 
 func appendTime(b []byte, t time.Time) []byte { return t.UTC().AppendFormat(b, createdAtText) }
