@@ -96,7 +96,8 @@ func (c *cli) serveCommand() *cobra.Command {
 		Use: "serve", Short: "Serve the API until SIGINT or SIGTERM", Args: usage(cobra.NoArgs),
 		Long: "Serve the API until SIGINT or SIGTERM. Settings come from the environment: AUDIT_NATS_URL, AUDIT_NATS_CREDS, AUDIT_NATS_CA,\n" +
 			"AUDIT_CLICKHOUSE_URL, AUDIT_HTTP_ADDR, AUDIT_OPS_ADDR, AUDIT_POLICY_DIR, AUDIT_UNREADABLE, AUDIT_PARTITIONS, AUDIT_RATE_LIMIT,\n" +
-			"AUDIT_MAX_CONCURRENT, AUDIT_QUERY_TIMEOUT, AUDIT_READ_AUDIT, AUDIT_READ_AUDIT_OFF, AUDIT_READ_AUDIT_REQUIRED, AUDIT_LOG_LEVEL.",
+			"AUDIT_MAX_CONCURRENT, AUDIT_MAX_QUEUED, AUDIT_QUERY_TIMEOUT, AUDIT_READ_AUDIT, AUDIT_READ_AUDIT_OFF, AUDIT_READ_AUDIT_ON,\n" +
+			"AUDIT_READ_AUDIT_REQUIRED, AUDIT_LOG_LEVEL.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.config()
 			if err != nil {

@@ -45,6 +45,8 @@ type Config struct {
 	RateLimit float64
 	// MaxConcurrent bounds the queries that run at the same time. Too many slow each other down, too few leave cores idle.
 	MaxConcurrent int
+	// MaxQueued bounds the requests that wait to be one of them.
+	MaxQueued int
 	// QueryTimeout is the time budget of one request at the store.
 	QueryTimeout time.Duration
 	// ReadAudit says which reads become events of the log themselves.
@@ -64,6 +66,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		Partitions:    r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, maxPartitions),
 		RateLimit:     r.Float("AUDIT_RATE_LIMIT", httpapi.DefaultRateLimit, 0, 1e6),
 		MaxConcurrent: r.Int("AUDIT_MAX_CONCURRENT", httpapi.DefaultMaxConcurrent, 1, 10_000),
+		MaxQueued:     r.Int("AUDIT_MAX_QUEUED", httpapi.DefaultMaxQueued, 4, 100_000),
 		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
 		ReadAudit:     readAudit(r),
 		LogLevel:      r.LogLevel(),
@@ -115,19 +118,31 @@ func readAudit(r *settings.Reader) trail.Config {
 	default:
 		r.Faultf("AUDIT_READ_AUDIT", "%q must be on or off", v)
 	}
-	for text := range strings.SplitSeq(r.String("AUDIT_READ_AUDIT_OFF", ""), ",") {
+	cfg.Off, cfg.Only = tenants(r, "AUDIT_READ_AUDIT_OFF"), tenants(r, "AUDIT_READ_AUDIT_ON")
+	for _, tenant := range cfg.Only {
+		if slices.Contains(cfg.Off, tenant) {
+			r.Faultf("AUDIT_READ_AUDIT_ON", "%s is in AUDIT_READ_AUDIT_OFF too", tenant)
+		}
+	}
+	cfg.Required = r.Bool("AUDIT_READ_AUDIT_REQUIRED", false)
+	return cfg
+}
+
+// tenants is a list of UUIDs separated by commas, each once.
+func tenants(r *settings.Reader, name string) []uuid.UUID {
+	var out []uuid.UUID
+	for text := range strings.SplitSeq(r.String(name, ""), ",") {
 		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
 		tenant, err := uuid.Parse(text)
 		if err != nil || len(text) != 36 {
-			r.Faultf("AUDIT_READ_AUDIT_OFF", "%q must be the UUID of a tenant; separate several by commas", text)
+			r.Faultf(name, "%q must be the UUID of a tenant; separate several by commas", text)
 			continue
 		}
-		if !slices.Contains(cfg.Off, tenant) {
-			cfg.Off = append(cfg.Off, tenant)
+		if !slices.Contains(out, tenant) {
+			out = append(out, tenant)
 		}
 	}
-	cfg.Required = r.Bool("AUDIT_READ_AUDIT_REQUIRED", false)
-	return cfg
+	return out
 }

@@ -64,6 +64,7 @@ type hostileFixture struct {
 	key, foreign app.CreatedKey
 	header       http.Header
 	cursor       string // of ours, without filters
+	foreignEvent uuid.UUID
 }
 
 func newHostile(t *testing.T) *hostileFixture {
@@ -71,7 +72,9 @@ func newHostile(t *testing.T) *hostileFixture {
 	f := &hostileFixture{system: newSystem(t, shared, nil), ours: uuid.New(), theirs: uuid.New()}
 	f.key, f.foreign = f.keyOf(t, f.ours), f.keyOf(t, f.theirs)
 	for i := range 3 {
-		f.insert(t, newRow(f.ours, november.Add(time.Duration(i)*time.Second)), newRow(f.theirs, november.Add(time.Duration(i)*time.Second)))
+		foreign := newRow(f.theirs, november.Add(time.Duration(i)*time.Second))
+		f.foreignEvent = foreign.id
+		f.insert(t, newRow(f.ours, november.Add(time.Duration(i)*time.Second)), foreign)
 	}
 	f.header = http.Header{"X-Api-Key": {f.key.Key}, "X-Tenant-Id": {f.ours.String()}}
 	_, body := f.get(t, f.key.Key, f.ours, "?limit=1")
@@ -200,6 +203,49 @@ func TestHostileRequests(t *testing.T) {
 		"EventBadID":       {exchange{path: list + "/123"}, 400, "invalid_parameter", "id"},
 		"EventAbsent":      {exchange{path: list + "/" + uuid.NewString()}, 404, "not_found", ""},
 		"EventParameter":   {exchange{path: list + "/" + uuid.NewString() + "?limit=1"}, 400, "invalid_parameter", "limit"},
+		"MixedTenant":      {exchange{path: list, header: f.with("X-Tenant-Id", strings.ToUpper(f.ours.String()[:18])+f.ours.String()[18:])}, 200, "", ""},
+		"PaddedTenant":     {exchange{path: list, header: f.with("X-Tenant-Id", f.ours.String()+","+f.ours.String())}, 400, "invalid_parameter", "X-Tenant-ID"},
+		"MixedForeign":     {exchange{path: list, header: f.with("X-Tenant-Id", strings.ToUpper(f.theirs.String()))}, 403, "tenant_mismatch", ""},
+		"EncodedLetter":    {exchange{path: "/v1/audit%2Dlog"}, 200, "", ""},
+		"EncodedQuestion":  {exchange{path: list + "%3Flimit=1"}, 404, "not_found", ""},
+		"TwiceEncoded":     {exchange{path: "/v1/%2561udit-log"}, 404, "not_found", ""},
+		"HeadNoKey":        {exchange{method: "HEAD", path: list, header: http.Header{}}, 401, "", ""},
+		"HeadForeign":      {exchange{method: "HEAD", path: list, header: f.with("X-Tenant-Id", f.theirs.String())}, 403, "", ""},
+		"OptionsPreflight": {exchange{method: "OPTIONS", path: list, header: http.Header{"Origin": {"https://evil.example"}, "Access-Control-Request-Method": {"GET"}}}, 405, "method_not_allowed", ""},
+		"LongCursor":       {exchange{path: list + "?cursor=" + strings.Repeat("A", 60_000)}, 400, "invalid_cursor", "cursor"},
+		"CursorAndMore":    {exchange{path: list + "?cursor=" + f.cursor + "A"}, 400, "invalid_cursor", "cursor"},
+		"TwoCursors":       {exchange{path: list + "?cursor=" + f.cursor + "&cursor=" + f.cursor}, 400, "invalid_parameter", "cursor"},
+		"OverlongUTF8":     {exchange{path: list + "?actor_id=%c0%af"}, 400, "invalid_parameter", "actor_id"},
+		"OverlongName":     {exchange{path: list + "?%c0%afctor_id=a"}, 400, "invalid_parameter", ""},
+		"ExponentLimit":    {exchange{path: list + "?limit=1e3"}, 400, "invalid_parameter", "limit"},
+		"PlusLimit":        {exchange{path: list + "?limit=+5"}, 400, "invalid_parameter", "limit"},
+		"UnderscoreLimit":  {exchange{path: list + "?limit=1_0"}, 400, "invalid_parameter", "limit"},
+		"SpaceLimit":       {exchange{path: list + "?limit=%205"}, 400, "invalid_parameter", "limit"},
+		"LeadingZeros":     {exchange{path: list + "?limit=0005"}, 200, "", ""},
+		"TwentyValues":     {exchange{path: list + "?" + strings.Repeat("action=a&", 20)}, 200, "", ""},
+		"ManyDifferent":    {exchange{path: list + "?" + strings.Repeat("action=a&action=b&", 10) + "action=c"}, 400, "invalid_parameter", "action"},
+		"LeapSecond":       {exchange{path: list + "?from=2016-12-31T23:59:60Z&to=2017-01-01T00:00:01Z"}, 200, "", ""},
+		"NoLeapSecond":     {exchange{path: list + "?from=2016-12-30T12:59:60Z"}, 400, "invalid_parameter", "from"},
+		"Year10000":        {exchange{path: list + "?to=10000-01-01T00:00:00Z"}, 400, "invalid_parameter", "to"},
+		"SignedYear":       {exchange{path: list + "?to=%2B2026-01-01T00:00:00Z"}, 400, "invalid_parameter", "to"},
+		"Hour24":           {exchange{path: list + "?to=2026-01-01T24:00:00Z"}, 400, "invalid_parameter", "to"},
+		"FarOffset":        {exchange{path: list + "?to=2026-01-01T00:00:00%2B24:00"}, 400, "invalid_parameter", "to"},
+		"FromIsTo":         {exchange{path: list + "?from=2026-11-23T00:00:00Z&to=2026-11-23T00:00:00Z"}, 200, "", ""},
+		"FeedNoKey":        {exchange{path: list + "/feed?wait=60s", header: http.Header{}}, 401, "unauthenticated", ""},
+		"FeedForeign":      {exchange{path: list + "/feed", header: f.with("X-Tenant-Id", f.theirs.String())}, 403, "tenant_mismatch", ""},
+		"FeedListCursor":   {exchange{path: list + "/feed?cursor=" + f.cursor}, 400, "invalid_cursor", "cursor"},
+		"FeedWait":         {exchange{path: list + "/feed?wait=-1s"}, 400, "invalid_parameter", "wait"},
+		"FeedWaitNumber":   {exchange{path: list + "/feed?wait=30"}, 400, "invalid_parameter", "wait"},
+		"FeedStart":        {exchange{path: list + "/feed?start=end"}, 400, "invalid_parameter", "start"},
+		"FeedSlash":        {exchange{path: list + "/feed/"}, 404, "not_found", ""},
+		"ExportNoKey":      {exchange{path: list + "/export", header: http.Header{}}, 401, "unauthenticated", ""},
+		"ExportForeign":    {exchange{path: list + "/export", header: f.with("X-Tenant-Id", f.theirs.String())}, 403, "tenant_mismatch", ""},
+		"ExportFormat":     {exchange{path: list + "/export?format=xml"}, 400, "invalid_parameter", "format"},
+		"ExportCursor":     {exchange{path: list + "/export?cursor=" + f.cursor}, 400, "invalid_parameter", "cursor"},
+		"ExportLimit":      {exchange{path: list + "/export?limit=1"}, 400, "invalid_parameter", "limit"},
+		"ExportPost":       {exchange{method: "POST", path: list + "/export"}, 405, "method_not_allowed", ""},
+		"EventForeign":     {exchange{path: list + "/" + f.foreignEvent.String()}, 404, "not_found", ""},
+		"EventBraced":      {exchange{path: list + "/%7B" + f.foreignEvent.String() + "%7D"}, 400, "invalid_parameter", "id"},
 		"ForwardedFor":     {exchange{path: list, header: f.with("X-Forwarded-For", "127.0.0.1")}, 200, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +254,12 @@ func TestHostileRequests(t *testing.T) {
 			}
 			res, body := f.do(t, c.x)
 			var e errorBody
-			must(t, json.Unmarshal([]byte(body), &e))
+			if c.x.method != "HEAD" {
+				must(t, json.Unmarshal([]byte(body), &e))
+			}
+			if strings.Contains(body, f.foreignEvent.String()) {
+				t.Errorf("an event of another tenant: %s", body)
+			}
 			if res.StatusCode != c.status || e.Code != c.code {
 				t.Fatalf("%d %s, want %d %s: %s", res.StatusCode, e.Code, c.status, c.code, body)
 			}

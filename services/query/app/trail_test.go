@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/auditlog/deploy/stack/stacktest"
+	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/query/app"
 )
 
@@ -31,6 +33,8 @@ type readEvent struct {
 		Route       string   `json:"route"`
 		Filter      map[string]any
 		EventID     string `json:"event_id"`
+		ExportID    string `json:"export_id"`
+		Outcome     string `json:"outcome"`
 		Limit       int    `json:"limit"`
 		Returned    int    `json:"returned"`
 		Continued   bool   `json:"continued"`
@@ -139,15 +143,57 @@ func TestReadsAreRecorded(t *testing.T) {
 	reads(t, stream, tenant, 5)
 }
 
-// Ensure nothing is added to a tenant's log unless the operator says so.
+// Ensure an export is recorded when it begins, so that nobody can get out of it by going away, and again when it ends, with what was sent.
+func TestExportsAreRecorded(t *testing.T) {
+	own := stacktest.Start(t)
+	tenant := uuid.New()
+	s := newSystem(t, own, map[string]string{"AUDIT_READ_AUDIT": "on"})
+	stream := withStream(t, s)
+	key := s.key(t, app.KeySpec{Tenant: tenant})
+	s.insert(t, newRow(tenant, november), newRow(tenant, november.Add(time.Second)))
+	s.get(t, key.Key, tenant, "/export?format=csv&action=invoice.approve")
+	got := reads(t, stream, tenant, 2)
+	begun, ended := got[0], got[1]
+	if begun.Action != "audit_log.export" || begun.Metadata.ExportID == "" || begun.Metadata.Outcome != "" || ended.Action != "audit_log.export_ended" ||
+		ended.Metadata.ExportID != begun.Metadata.ExportID || ended.Metadata.Outcome != "complete" || ended.Metadata.Returned != 2 || ended.ActorID != key.ID ||
+		len(ended.Metadata.Filter) != 1 {
+		t.Errorf("an export: %+v %+v", begun, ended)
+	}
+	must(t, s.db.Exec(t.Context(), fmt.Sprintf("INSERT INTO event_log SELECT %d, '%s', toDateTime64('2026-11-01 00:00:00', 6, 'UTC') - number, generateUUIDv4(), 'a', 'u', 'x', 'r', toString(number), "+
+		"'{\"text\":\"' || repeat('x', 300) || '\"}', NULL, now64(6), number + 1 FROM numbers(150000)", events.Partition(tenant, app.DefaultPartitions), tenant)))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/export", nil)
+	must(t, err)
+	req.Header = http.Header{"X-Api-Key": {key.Key}, "X-Tenant-Id": {tenant.String()}, "Accept-Encoding": {"identity"}}
+	res, err := http.DefaultClient.Do(req)
+	must(t, err)
+	_, err = res.Body.Read(make([]byte, 100))
+	must(t, err)
+	must(t, res.Body.Close()) // the client goes
+	got = reads(t, stream, tenant, 4)
+	if m := got[3].Metadata; got[2].Action != "audit_log.export" || got[3].Action != "audit_log.export_ended" || m.Outcome != "broken" || m.Returned == 0 || m.Returned > 150_000 ||
+		m.ExportID != got[2].Metadata.ExportID {
+		t.Errorf("a broken export: %+v %+v", got[2], got[3])
+	}
+	limited := s.key(t, app.KeySpec{Tenant: tenant, ResourceTypes: []string{"invoice"}})
+	s.get(t, limited.Key, tenant, "/export?resource_type=payroll")
+	if got := reads(t, stream, tenant, 5)[4]; got.Action != "audit_log.export" || got.Metadata.Decision != "deny" {
+		t.Errorf("a denied export: %+v", got)
+	}
+}
+
+// Ensure nothing is added to a tenant's log unless the operator says so, for all tenants or for this one.
 func TestReadsAreNotRecordedByDefault(t *testing.T) {
 	own := stacktest.Start(t)
-	s := newSystem(t, own, nil)
+	chosen := uuid.New()
+	s := newSystem(t, own, map[string]string{"AUDIT_READ_AUDIT_ON": chosen.String()})
 	stream := withStream(t, s)
 	tenant := uuid.New()
 	key := s.key(t, app.KeySpec{Tenant: tenant})
 	s.get(t, key.Key, tenant, "")
 	s.get(t, key.Key, uuid.New(), "")
+	watched := s.key(t, app.KeySpec{Tenant: chosen})
+	s.get(t, watched.Key, chosen, "")
+	reads(t, stream, chosen, 1)
 	reads(t, stream, tenant, 0)
 }
 

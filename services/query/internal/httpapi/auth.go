@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -110,24 +111,20 @@ func denied(d policy.Decision) *apiError {
 	return &apiError{status: http.StatusForbidden, Code: codeForbidden, Message: "The policies do not permit this request.", Notices: d.Notices}
 }
 
-// enter waits for a slot at the store; leave gives it back.
+// enter waits for the turn of the request's tenant at the store; leave ends it. False means that an answer has been given.
 func (s *Server) enter(c *gin.Context) bool {
-	select {
-	case s.slots <- struct{}{}:
+	ctx, cancel := context.WithTimeout(c.Request.Context(), s.queueTimeout)
+	defer cancel()
+	err := s.turns.enter(ctx, keyOf(c).Tenant)
+	switch {
+	case err == nil:
 		return true
-	default:
-	}
-	timer := time.NewTimer(queueTimeout)
-	defer timer.Stop()
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	case <-c.Request.Context().Done():
+	case c.Request.Context().Err() != nil:
 		s.fail(c, storeError(c.Request.Context().Err()))
-	case <-timer.C:
+	default:
 		s.fail(c, errBusy)
 	}
 	return false
 }
 
-func (s *Server) leave() { <-s.slots }
+func (s *Server) leave(c *gin.Context) { s.turns.leave(keyOf(c).Tenant) }

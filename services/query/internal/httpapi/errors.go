@@ -16,6 +16,7 @@ import (
 
 // Codes of errors. docs and openapi.yaml list them with their meaning.
 const (
+	codeMalformed        = "malformed_request"
 	codeNotFound         = "not_found"
 	codeMethodNotAllowed = "method_not_allowed"
 	codeURITooLong       = "uri_too_long"

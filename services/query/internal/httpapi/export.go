@@ -11,15 +11,17 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/policy"
+	"example.com/auditlog/services/query/internal/trail"
 )
 
 // Limits of exports.
 const (
-	// MaxExports is how many may run at the same time; each has a connection to the store.
+	// MaxExports is how many may run at the same time, one fewer of one tenant; each has a connection to the store.
 	MaxExports = 4
 	// exportChunk is how much is written at once.
 	exportChunk = 64 << 10
@@ -70,21 +72,21 @@ func (s *Server) export(c *gin.Context) {
 	if !ok {
 		return
 	}
-	select {
-	case s.exports <- struct{}{}:
-		defer func() { <-s.exports }()
-	default:
+	tenant := keyOf(c).Tenant
+	if s.exports.enter(c.Request.Context(), tenant) != nil {
 		s.fail(c, errTooManyExports)
 		return
 	}
-	if !s.recorded(c, 0) {
+	defer s.exports.leave(tenant)
+	x := &exporter{s: s, c: c, id: uuid.New(), format: format, filter: filter, checked: time.Now()}
+	if !s.recorded(c, 0, func(r *trail.Read) { r.ExportID = x.id }) {
 		return
 	}
-	x := &exporter{s: s, c: c, format: format, filter: filter, checked: time.Now()}
 	if c.Request.Method == http.MethodHead {
 		x.header()
 		c.Status(http.StatusOK)
 		c.Writer.WriteHeaderNow()
+		s.ended(c, x.id, 0, true)
 		return
 	}
 	x.run(scope)
@@ -105,6 +107,7 @@ func (r *paramReader) format() string {
 type exporter struct {
 	s      *Server
 	c      *gin.Context
+	id     uuid.UUID
 	format exportFormat
 	filter audit.Filter
 
@@ -125,6 +128,7 @@ func (x *exporter) run(scope policy.Scope) {
 	if err == nil {
 		err = x.finish()
 	}
+	x.s.ended(x.c, x.id, x.count, err == nil)
 	m.rows.Add(float64(x.count))
 	x.c.Set(ctxRows, x.count)
 	if err == nil {

@@ -132,7 +132,7 @@ func (s *Server) look(c *gin.Context, scope policy.Scope, q *audit.FeedQuery, no
 			return page, false
 		}
 		var err error
-		page, err = func() (audit.FeedPage, error) { defer s.leave(); return s.Events.Feed(ctx, scope, *q) }()
+		page, err = func() (audit.FeedPage, error) { defer s.leave(c); return s.Events.Feed(ctx, scope, *q) }()
 		if err != nil {
 			s.fail(c, storeError(err))
 			return page, false

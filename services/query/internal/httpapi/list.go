@@ -31,7 +31,7 @@ func (s *Server) list(c *gin.Context) {
 		return
 	}
 	page, err := func() (audit.Page, error) {
-		defer s.leave()
+		defer s.leave(c)
 		return s.Events.Page(c.Request.Context(), scope, q)
 	}()
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *Server) event(c *gin.Context) {
 		return
 	}
 	e, err := func() (audit.Event, error) {
-		defer s.leave()
+		defer s.leave(c)
 		return s.Events.Event(c.Request.Context(), scope, id)
 	}()
 	if err != nil && !errors.Is(err, audit.ErrNotFound) {

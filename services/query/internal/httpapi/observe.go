@@ -51,9 +51,11 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 	}
 	m.stream = newStreamMetrics()
 	all := append(m.stream.collectors(), m.requests, m.seconds, m.inFlight,
-		gauge("audit_query_slots", "Requests that may use the event store at the same time.", func() int { return cap(s.slots) }),
-		gauge("audit_query_slots_in_use", "Requests that use the event store. At audit_query_slots others wait, and are refused with 503 after a second.",
-			func() int { return len(s.slots) }),
+		gauge("audit_query_slots", "Requests that may use the event store at the same time.", func() int { return s.turns.slots }),
+		gauge("audit_query_slots_in_use", "Requests that use the event store. At audit_query_slots the others wait.",
+			func() int { inUse, _ := s.turns.state(); return inUse }),
+		gauge("audit_query_slots_waiting", "Requests that wait for their turn at the event store. They are refused with 503 after AUDIT_QUERY_TIMEOUT.",
+			func() int { _, waiting := s.turns.state(); return waiting }),
 		gauge("audit_query_rate_limited_keys", "API keys whose rate is watched: those that asked lately.", s.rates.size))
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
@@ -108,6 +110,15 @@ func (s *Server) record(c *gin.Context, took time.Duration) {
 		attrs = append(attrs, slog.Any(ctxRows, n))
 	}
 	s.log.LogAttrs(c.Request.Context(), slog.LevelInfo, "request", attrs...)
+}
+
+// refused counts what net/http has refused before it was a request.
+func (s *Server) refused(status int) {
+	code := codeMalformed
+	if status == http.StatusRequestHeaderFieldsTooLarge {
+		code = codeHeaderTooLarge
+	}
+	s.metrics.requests.WithLabelValues("none", strconv.Itoa(status), code).Inc()
 }
 
 // recovered turns a panic into an answer.

@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"context"
+	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
 
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/keys"
@@ -63,4 +66,19 @@ func (s *Server) take(c *gin.Context, r trail.Read) bool {
 		return false
 	}
 	return true
+}
+
+// ended takes down how an export ended whose beginning recorded has taken down. It waits for nothing: what was sent cannot be called back.
+func (s *Server) ended(c *gin.Context, export uuid.UUID, count int, whole bool) {
+	r, ok := c.Value(ctxRead).(trail.Read)
+	if !ok || s.Trail == nil {
+		return
+	}
+	r.ExportID, r.Returned, r.Outcome = export, count, trail.Broken
+	if whole {
+		r.Outcome = trail.Complete
+	}
+	if err := s.Trail.Record(context.WithoutCancel(c.Request.Context()), r); err != nil {
+		s.log.Error("the end of an export cannot be recorded", slog.String("request_id", requestID(c)), slog.Any("error", err))
+	}
 }

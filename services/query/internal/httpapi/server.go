@@ -29,24 +29,24 @@ import (
 const (
 	// DefaultRateLimit is how many requests a second a key may make; its bursts may be twice that.
 	DefaultRateLimit = 100
-	// DefaultMaxConcurrent bounds the requests that wait for the store.
-	DefaultMaxConcurrent = 32
+	// DefaultMaxConcurrent bounds the requests that use the store at the same time.
+	DefaultMaxConcurrent = 8
+	// DefaultMaxQueued bounds the requests that wait for that; a tenant may have a quarter of them.
+	DefaultMaxQueued = 1024
 
 	// maxURLBytes has room for every filter repeated as often and as long as allowed, percent-encoded.
 	maxURLBytes = 96 << 10
 	// maxFieldBytes bounds all fields of the header together.
 	maxFieldBytes = 32 << 10
-	// maxHeaderBytes is where net/http itself refuses, with a 431 that is not ours; it counts the URL too. The distance to the bounds above is where
-	// too much gets an answer of the usual form.
+	// maxHeaderBytes is where net/http itself refuses, and closes the connection; it counts the URL too. The distance to the bounds above is where
+	// too much is a request that is answered and logged as one.
 	maxHeaderBytes = 256 << 10
 
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 10 * time.Second
-	writeGrace        = 20 * time.Second // beyond the query's budget
+	writeGrace        = 20 * time.Second // beyond waiting and the query's budget
 	idleTimeout       = 2 * time.Minute
 	shutdownTimeout   = 10 * time.Second
-	// queueTimeout is how long a request waits for its turn.
-	queueTimeout = time.Second
 )
 
 // Events is the store of events, as the API needs it.
@@ -86,7 +86,9 @@ type Config struct {
 	RateLimit float64
 	// MaxConcurrent bounds the requests that use the store at the same time; 0 means DefaultMaxConcurrent.
 	MaxConcurrent int
-	// QueryTimeout is the store's time budget; connections are given that and some more.
+	// MaxQueued bounds the requests that wait for the store; 0 means DefaultMaxQueued.
+	MaxQueued int
+	// QueryTimeout is the store's time budget. A request waits as long for its turn at most, and connections are given both and some more.
 	QueryTimeout time.Duration
 }
 
@@ -108,12 +110,14 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics
 	rates   *rates
-	slots   chan struct{}
+	turns   *turns        // at the store
 	polls   chan struct{} // taken by feeds that wait
-	exports chan struct{} // taken by exports
+	exports *turns        // of exports, which do not wait
 	ending  chan struct{} // closed when the server begins to stop
 	srv     *http.Server
 	lis     net.Listener
+
+	queueTimeout time.Duration // how long a request waits for its turn
 }
 
 // releaseMode keeps Gin from printing routes.
@@ -124,17 +128,22 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 	if cfg.MaxConcurrent == 0 {
 		cfg.MaxConcurrent = DefaultMaxConcurrent
 	}
-	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), slots: make(chan struct{}, cfg.MaxConcurrent),
-		polls: make(chan struct{}, maxPolls), exports: make(chan struct{}, MaxExports), ending: make(chan struct{})}
+	if cfg.MaxQueued == 0 {
+		cfg.MaxQueued = DefaultMaxQueued
+	}
+	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), turns: newTurns(cfg.MaxConcurrent, cfg.MaxQueued), queueTimeout: cfg.QueryTimeout,
+		polls: make(chan struct{}, maxPolls), exports: newTurns(MaxExports, 0), ending: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(deps.Registerer, s); err != nil {
 		return nil, err
 	}
 	s.srv = &http.Server{
-		Handler:           s.routes(),
+		Handler:           answering(s.routes()),
+		ConnContext:       withConn,
+		ConnState:         connState,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
-		WriteTimeout:      cfg.QueryTimeout + writeGrace,
+		WriteTimeout:      2*cfg.QueryTimeout + writeGrace,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		// OPTIONS * is a method and an address like any other.
@@ -142,9 +151,11 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.srv.RegisterOnShutdown(func() { close(s.ending) })
-	if s.lis, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
 		return nil, fmt.Errorf("listen for requests (AUDIT_HTTP_ADDR): %w", err)
 	}
+	s.lis = connListener{lis, s.refused}
 	return s, nil
 }
 

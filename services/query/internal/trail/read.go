@@ -18,9 +18,11 @@ import (
 
 // What the events say. These names are part of what readers see: they stay.
 const (
-	ActionRead     = "audit_log.read"
-	ActionExport   = "audit_log.export"
-	ActionDisabled = "audit_log.read_audit_disabled"
+	ActionRead   = "audit_log.read"
+	ActionExport = "audit_log.export"
+	// ActionExportEnded says how an export ended that ActionExport says has begun.
+	ActionExportEnded = "audit_log.export_ended"
+	ActionDisabled    = "audit_log.read_audit_disabled"
 
 	ResourceType = "audit_log"
 	ActorKey     = "api_key"
@@ -49,6 +51,10 @@ type Read struct {
 	Continued bool
 	// Returned is how many events the answer holds; of a walk, its first page. Of an export nobody knows when it begins, and it is left out.
 	Returned int
+	// ExportID ties the end of an export to its beginning.
+	ExportID uuid.UUID
+	// Outcome says that this is the end of an export, and how it ended; Returned is then how many events were sent.
+	Outcome Outcome
 	// Denied says that nothing was shown, Code why.
 	Denied bool
 	Code   string
@@ -59,6 +65,15 @@ type Read struct {
 	RequestID string
 	Source    netip.Addr
 }
+
+// Outcome is how an export ended.
+type Outcome string
+
+// Ends of exports. One that has neither was ended by the end of the service.
+const (
+	Complete Outcome = "complete"
+	Broken   Outcome = "broken"
+)
 
 // filterJSON is a filter as events show it.
 type filterJSON struct {
@@ -82,6 +97,8 @@ type metadata struct {
 	EventID     string          `json:"event_id,omitempty"`
 	Limit       int             `json:"limit,omitempty"`
 	Returned    *int            `json:"returned,omitempty"`
+	ExportID    string          `json:"export_id,omitempty"`
+	Outcome     Outcome         `json:"outcome,omitempty"`
 	Continued   bool            `json:"continued,omitempty"`
 	TenantAsked string          `json:"tenant_asked,omitempty"`
 	RequestID   string          `json:"request_id"`
@@ -95,8 +112,11 @@ func (r *Read) event(now time.Time) (events.Event, error) {
 	if r.Denied {
 		m.Decision, m.Code = "deny", r.Code
 	}
-	if !r.Export {
+	if m.Outcome = r.Outcome; !r.Export || r.Outcome != "" {
 		m.Returned = &r.Returned
+	}
+	if r.ExportID != uuid.Nil {
+		m.ExportID = r.ExportID.String()
 	}
 	if r.EventID != uuid.Nil {
 		m.EventID = r.EventID.String()
@@ -119,12 +139,18 @@ func (r *Read) event(now time.Time) (events.Event, error) {
 	if err != nil {
 		return events.Event{}, fmt.Errorf("encode a read's event: %w", err)
 	}
-	action := ActionRead
-	if r.Export {
-		action = ActionExport
-	}
-	return events.Event{ID: events.NewID(), TenantID: r.Tenant, ActorID: r.KeyID, ActorType: ActorKey, Action: action,
+	return events.Event{ID: events.NewID(), TenantID: r.Tenant, ActorID: r.KeyID, ActorType: ActorKey, Action: r.action(),
 		ResourceType: ResourceType, ResourceID: r.Tenant.String(), Metadata: body, CreatedAt: now}, nil
+}
+
+func (r *Read) action() string {
+	switch {
+	case r.Outcome != "":
+		return ActionExportEnded
+	case r.Export:
+		return ActionExport
+	}
+	return ActionRead
 }
 
 func (r *Read) filter() ([]byte, error) {

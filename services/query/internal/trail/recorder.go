@@ -44,10 +44,9 @@ var ErrUnrecorded = errors.New("the read could not be recorded")
 
 // Config says which reads are recorded, and how surely.
 type Config struct {
-	// On says that reads are recorded at all.
-	On bool
-	// Off are the tenants whose reads are not.
-	Off []uuid.UUID
+	// On says that reads are recorded, those of the tenants in Off excepted. Otherwise only those of the tenants in Only are.
+	On        bool
+	Off, Only []uuid.UUID
 	// Required makes a read wait until its event is stored, and fail otherwise.
 	Required bool
 }
@@ -56,6 +55,7 @@ type Config struct {
 type Recorder struct {
 	cfg   Config
 	off   map[uuid.UUID]bool
+	only  map[uuid.UUID]bool
 	log   *slog.Logger
 	pub   *events.Publisher
 	queue chan events.Event
@@ -71,10 +71,13 @@ type Recorder struct {
 
 // Open makes a recorder that publishes over nc, which stays the caller's. NATS may be away.
 func Open(nc *nats.Conn, cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Recorder, error) {
-	r := &Recorder{cfg: cfg, off: map[uuid.UUID]bool{}, log: log, queue: make(chan events.Event, QueueSize), walks: newWalks(),
+	r := &Recorder{cfg: cfg, off: map[uuid.UUID]bool{}, only: map[uuid.UUID]bool{}, log: log, queue: make(chan events.Event, QueueSize), walks: newWalks(),
 		denials: map[string]*rate.Limiter{}}
 	for _, t := range cfg.Off {
 		r.off[t] = true
+	}
+	for _, t := range cfg.Only {
+		r.only[t] = true
 	}
 	r.results = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "audit_query_read_events_total",
@@ -108,7 +111,7 @@ const (
 // announce says which reads are not recorded, in the service's log and, tenant by tenant, in the tenant's own.
 func (r *Recorder) announce() {
 	if !r.cfg.On {
-		r.log.Warn("reads of the audit log are not recorded (AUDIT_READ_AUDIT is off)")
+		r.log.Warn("reads of the audit log are not recorded (AUDIT_READ_AUDIT is off)", slog.Int("tenants_excepted", len(r.cfg.Only)))
 		return
 	}
 	host, _ := os.Hostname()                                                                     // without one, the event says less
@@ -122,7 +125,7 @@ func (r *Recorder) announce() {
 
 // Record takes a read down. Only where that is required it waits, and fails with ErrUnrecorded: the read must then not be answered.
 func (r *Recorder) Record(ctx context.Context, read Read) error {
-	if !r.cfg.On || r.off[read.Tenant] {
+	if !r.records(read.Tenant) {
 		return nil
 	}
 	now := time.Now()
@@ -137,11 +140,19 @@ func (r *Recorder) Record(ctx context.Context, read Read) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnrecorded, err)
 	}
-	if !r.cfg.Required {
+	if !r.cfg.Required || read.Outcome != "" { // what has been sent cannot be called back
 		r.enqueue(e)
 		return nil
 	}
 	return r.publish(ctx, e)
+}
+
+// records says whether a tenant's reads are recorded.
+func (r *Recorder) records(tenant uuid.UUID) bool {
+	if r.cfg.On {
+		return !r.off[tenant]
+	}
+	return r.only[tenant]
 }
 
 // known says that there is nothing to record: a walk goes on, or denials come too fast.
