@@ -15,7 +15,7 @@ func project(t *testing.T, files ...string) *types.Project {
 	for i, f := range files {
 		paths[i] = filepath.Join(root, f)
 	}
-	options, err := cli.NewProjectOptions(paths, cli.WithWorkingDirectory(root), cli.WithProfiles([]string{"*"}), cli.WithInterpolation(true))
+	options, err := cli.NewProjectOptions(paths, cli.WithWorkingDirectory(filepath.Dir(paths[0])), cli.WithProfiles([]string{"*"}), cli.WithInterpolation(true))
 	if err != nil {
 		t.Fatal(err)
 	}
