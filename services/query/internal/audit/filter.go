@@ -45,3 +45,8 @@ func clamp(t time.Time) time.Time {
 
 // Nothing says that no event can match, whatever the log holds: the time between the bounds is empty.
 func (f *Filter) Nothing() bool { return !f.From.IsZero() && !f.To.IsZero() && !f.From.Before(f.To) }
+
+// Narrows says that the filter looks at more than the time.
+func (f *Filter) Narrows() bool {
+	return len(f.ActorIDs)+len(f.ResourceTypes)+len(f.ResourceIDs)+len(f.Actions) > 0
+}

@@ -40,7 +40,7 @@ func TestExportIsTheList(outer *testing.T) {
 		var copies []audit.Event
 		for _, e := range all {
 			if rapid.Bool().Draw(t, "again") {
-				e.Seq = sequences.Add(1)
+				e.Seq, e.ActorID = sequences.Add(1), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "actor of a copy")
 				copies = append(copies, e)
 			}
 		}
@@ -100,6 +100,13 @@ func TestExportSegmentsAndEnds(t *testing.T) {
 	t.Logf("%d events in %s", n, time.Since(began))
 	if n != rows {
 		t.Errorf("%d events, want %d", n, rows)
+	}
+
+	n = 0
+	must(t, f.Export(t.Context(), scope, audit.Filter{ResourceTypes: []string{"invoice"}, From: last.CreatedAt, To: last.CreatedAt.Add(30_000 * time.Second)},
+		func(*audit.Event) error { n++; return nil }))
+	if n != 30_000 {
+		t.Errorf("with a filter: %d events, want 30000", n)
 	}
 
 	full := errors.New("full")

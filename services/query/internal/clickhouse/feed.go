@@ -8,19 +8,23 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
 
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/policy"
 )
 
-// How a feed looks for its next page. The table is in the order of created_at; what helps to find sequences is the index seq_range. So short ranges
-// of sequences are tried first, each a few times as long as the one before: for a reader who keeps up the first is all there is.
+// How a feed looks for its next page. The table is in the order of created_at; what helps to find sequences are the indexes seq_range and seq_blocks. So
+// short ranges of sequences are tried first, each many times as long as the one before: for a reader who keeps up the first is all there is.
 const (
-	firstRange  = 1 << 12
-	rangeGrowth = 4
-	// narrowRange is the longest range whose rows are read whole. In a longer one the sequences alone are read first, to learn where the page ends.
-	narrowRange = 1 << 16
+	firstRange  = 1 << 10
+	rangeGrowth = 8
+	// seqBlock is how many sequences have one entry in seq_blocks: a granule into which some late events strayed has an entry for each, where the lowest
+	// and the highest sequence alone would say that it may hold anything between.
+	seqBlock = 1024
+	// narrowRange is the longest range whose rows are read whole, and looked for in seq_blocks. In a longer one the sequences alone are read first, to
+	// learn where the page ends: a tenant for which that takes so long a range has few rows.
+	narrowRange = 64 * seqBlock
 	// feedShare is the part of the time budget, one in so many, after which a page ends where it stands, full or not.
 	feedShare = 4
 
@@ -56,7 +60,7 @@ type feeder struct {
 // read goes from range to range until the page is full, everything has been looked at, or the time is up.
 func (p *feeder) read(ctx context.Context) error {
 	began := time.Now()
-	for width := uint64(firstRange); p.at < p.query.Through; width *= rangeGrowth {
+	for width := uint64(max(firstRange, 4*p.query.Limit)); p.at < p.query.Through; width *= rangeGrowth {
 		to := p.query.Through
 		if to-p.at > width {
 			to = p.at + width
@@ -86,7 +90,7 @@ func (p *feeder) through(ctx context.Context, to uint64) error {
 		if err != nil {
 			return err
 		}
-		copies, err := p.copies(ctx, rows)
+		copies, err := p.reader.laterCopies(ctx, p.query.Tenant, rows)
 		if err != nil {
 			return err
 		}
@@ -101,7 +105,7 @@ func (p *feeder) through(ctx context.Context, to uint64) error {
 func (p *feeder) add(rows []audit.Event, copies []bool) bool {
 	for i := range rows {
 		e := &rows[i]
-		if !copies[i] {
+		if !copies[i] && (i == 0 || e.Seq != rows[i-1].Seq) {
 			if len(p.events) == p.query.Limit {
 				return false
 			}
@@ -118,11 +122,23 @@ func (p *feeder) add(rows []audit.Event, copies []bool) bool {
 func (p *feeder) statement(to uint64) *statement {
 	s := newStatement(p.scope, p.reader.partition(p.query.Tenant))
 	s.order = ingestOrder
-	s.filter(&p.query.Filter)
+	s.filter(&p.query.Filter, p.scope)
 	s.during(span{from: p.query.Filter.From, to: p.query.Filter.To})
 	s.where("stream_seq > {seq_after:UInt64}", "seq_after", strconv.FormatUint(p.at, 10))
 	s.where("stream_seq <= {seq_through:UInt64}", "seq_through", strconv.FormatUint(to, 10))
+	if to-p.at <= narrowRange {
+		s.where("intDiv(stream_seq, 1024) IN {seq_blocks:Array(UInt64)}", "seq_blocks", seqBlocks(p.at+1, to))
+	}
 	return s
+}
+
+// seqBlocks are the numbers of the blocks of sequences from first to last.
+func seqBlocks(first, last uint64) string {
+	var blocks []string
+	for b := first / seqBlock; b <= last/seqBlock; b++ {
+		blocks = append(blocks, strconv.FormatUint(b, 10))
+	}
+	return "[" + strings.Join(blocks, ",") + "]"
 }
 
 // rows reads up to limit rows of (p.at, to]. whole says that there are no more.
@@ -141,7 +157,7 @@ func (p *feeder) end(ctx context.Context, to uint64, limit int) (uint64, error) 
 	text := "SELECT count(), max(stream_seq) FROM (\nSELECT stream_seq\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
 		"\nORDER BY stream_seq\nLIMIT {limit:UInt32})"
 	var found, last uint64
-	rows, done, err := p.reader.query(ctx, text, s.named())
+	rows, done, err := p.reader.query(ctx, text, s.named(), chgo.WithSettings(p.reader.settings(s)))
 	if err != nil {
 		return 0, fmt.Errorf("look for the end of a feed's page: %w", err)
 	}
@@ -159,65 +175,4 @@ func (p *feeder) end(ctx context.Context, to uint64, limit int) (uint64, error) 
 		return to, nil
 	}
 	return last, nil
-}
-
-// copies says which rows are copies of an event that the table has with a lower sequence. It asks without the reader's filters: it is the first copy
-// that counts, whether or not it matches them. The rows' own times lead to them in the primary key.
-func (p *feeder) copies(ctx context.Context, rows []audit.Event) ([]bool, error) {
-	out := make([]bool, len(rows))
-	if len(rows) == 0 {
-		return out, nil
-	}
-	first, err := p.firstCopies(ctx, rows)
-	if err != nil {
-		return nil, err
-	}
-	for i := range rows {
-		lowest, known := first[eventKey{rows[i].CreatedAt.UnixMicro(), rows[i].ID}]
-		out[i] = known && lowest < rows[i].Seq || i > 0 && rows[i].Seq == rows[i-1].Seq
-	}
-	return out, nil
-}
-
-// eventKey is an event's identity within its tenant.
-type eventKey struct {
-	createdAt int64 // microseconds since 1970
-	id        uuid.UUID
-}
-
-// firstCopies is the lowest sequence that the table has of each event of rows. A merge may have removed a row since it was read, which leaves the
-// lower one of its copies alone: an event with one row left is looked at like any other.
-func (p *feeder) firstCopies(ctx context.Context, rows []audit.Event) (map[eventKey]uint64, error) {
-	s := &statement{args: map[string]string{}}
-	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(p.reader.partition(p.query.Tenant)))
-	s.where("tenant_id = {tenant:UUID}", "tenant", p.query.Tenant.String())
-	times, ids := make([]string, len(rows)), make([]string, len(rows))
-	for i := range rows {
-		times[i] = "'" + rows[i].CreatedAt.UTC().Format(timeText) + "'"
-		ids[i] = "'" + rows[i].ID.String() + "'"
-	}
-	s.where("created_at IN {times:Array(DateTime64(6, 'UTC'))}", "times", "["+strings.Join(times, ",")+"]")
-	s.where("id IN {ids:Array(UUID)}", "ids", "["+strings.Join(ids, ",")+"]")
-	text := "SELECT created_at, id, min(stream_seq)\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
-		"\nGROUP BY created_at, id"
-	found, done, err := p.reader.query(ctx, text, s.named())
-	if err != nil {
-		return nil, fmt.Errorf("look for copies: %w", err)
-	}
-	defer done()
-	defer func() { _ = found.Close() }()
-	first := map[eventKey]uint64{}
-	for found.Next() {
-		var at time.Time
-		var id uuid.UUID
-		var seq uint64
-		if err := found.Scan(&at, &id, &seq); err != nil {
-			return nil, fmt.Errorf("%w: %w", errRow, err)
-		}
-		first[eventKey{at.UnixMicro(), id}] = seq
-	}
-	if err := found.Err(); err != nil {
-		return nil, fmt.Errorf("look for copies: %w", err)
-	}
-	return first, ctx.Err()
 }

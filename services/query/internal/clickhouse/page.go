@@ -10,8 +10,8 @@ import (
 	"example.com/auditlog/services/query/internal/policy"
 )
 
-// spareRows are asked for beyond what a page needs, so that a copy of an event does not cost another query. With a rare filter every spare row is
-// as dear as a row of the page.
+// spareRows are asked for beyond what a page needs: the last row may be one copy of several, and one copy more does not cost another query. With a rare
+// filter every spare row is as dear as a row of the page.
 const spareRows = 2
 
 // Page reads the events after q.After that the scope permits, newest first. Errors are audit.ErrUnavailable, audit.ErrTimeout, the end of ctx,
@@ -27,7 +27,10 @@ func (r *Reader) Page(ctx context.Context, scope policy.Scope, q audit.PageQuery
 	if err := r.guard(withKind(ctx, kindPage), p.read); err != nil {
 		return audit.Page{}, err
 	}
-	return audit.Page{Events: p.events, More: p.more}, nil
+	if p.missing() <= 0 {
+		return audit.Page{Events: p.events[:q.Limit], More: true}, nil
+	}
+	return audit.Page{Events: p.events}, nil
 }
 
 // pager collects one page.
@@ -36,58 +39,106 @@ type pager struct {
 	scope  policy.Scope
 	query  *audit.PageQuery
 
-	last   *audit.Position // of the last row read, shown or not
-	events []audit.Event
-	more   bool
+	last    *audit.Position // of the last event read, shown or not
+	found   int             // events read, shown or not
+	events  []audit.Event   // one more than the page when it is full
+	checked int             // how many of events are known to be first copies
 }
+
+// missing is how many events it takes to fill the page and to know that one follows.
+func (p *pager) missing() int { return p.query.Limit + 1 - len(p.events) }
 
 // read goes from window to window until the page is full and something is known to follow, or nothing is left.
 func (p *pager) read(ctx context.Context) error {
-	for w := range windows(p.query, time.Now()) {
-		for {
-			asked := p.query.Limit + 1 - len(p.events) + spareRows
-			got, err := p.fetch(ctx, w, asked)
-			if err != nil {
-				return err
-			}
-			if p.more {
-				return nil
-			}
-			if got < asked {
-				break // the window holds no more
-			}
+	s := newSearch(p.query, p.statement().indexed, time.Now())
+	for p.missing() > 0 {
+		w, ok := s.next(p.found, p.missing())
+		if !ok {
+			return p.check(ctx)
+		}
+		if err := p.through(ctx, w); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// fetch reads up to limit rows of a window from where the last fetch ended.
-func (p *pager) fetch(ctx context.Context, w span, limit int) (rows int, err error) {
-	s := newStatement(p.scope, p.reader.partition(p.query.Tenant))
-	s.filter(&p.query.Filter)
-	s.during(w)
-	s.after(p.last)
-	return p.reader.each(ctx, s, limit, p.add)
+// through reads a window to its end, or until the page is full.
+func (p *pager) through(ctx context.Context, w span) error {
+	for asked := p.missing() + spareRows; p.missing() > 0; {
+		rows, err := p.fetch(ctx, w, asked)
+		if err != nil {
+			return err
+		}
+		whole := len(rows) < asked
+		if !whole {
+			rows = withoutLast(rows) // its other copies may be yet to come
+		}
+		if len(rows) == 0 && !whole {
+			asked *= 2 // all are of one event
+			continue
+		}
+		if !p.add(fold(rows)) {
+			whole = false // should some of the page be taken out again, the rest of the window is still to be looked at
+		}
+		if p.missing() <= 0 {
+			err = p.check(ctx)
+		}
+		if err != nil || whole && p.missing() > 0 {
+			return err
+		}
+		asked = p.missing() + spareRows
+	}
+	return nil
 }
 
-// add takes the next row: a copy of the row before is dropped, as the first one counts, and so is a row that the policies turn out not to permit.
-func (p *pager) add(e *audit.Event) {
-	at := e.Position()
-	if p.last != nil && at.ID == p.last.ID && at.CreatedAt.Equal(p.last.CreatedAt) {
-		return
+// statement selects the rows of the log that match.
+func (p *pager) statement() *statement {
+	s := newStatement(p.scope, p.reader.partition(p.query.Tenant))
+	s.filter(&p.query.Filter, p.scope)
+	return s
+}
+
+// fetch reads up to limit rows of a window from where the last fetch ended.
+func (p *pager) fetch(ctx context.Context, w span, limit int) (rows []audit.Event, err error) {
+	s := p.statement()
+	s.during(w)
+	s.after(p.last)
+	_, err = p.reader.each(ctx, s, limit, func(e *audit.Event) { rows = append(rows, *e) })
+	return rows, err
+}
+
+// add takes events, as many as are missing, without those that the policies turn out not to permit. It is false when some are left.
+func (p *pager) add(events []audit.Event) bool {
+	for i := range events {
+		if p.missing() == 0 {
+			return false
+		}
+		e := &events[i]
+		at := e.Position()
+		p.last = &at
+		p.found++
+		if p.reader.permitted(p.scope, e) {
+			p.events = append(p.events, *e)
+		}
 	}
-	p.last = &at
-	if p.more {
-		return
+	return true
+}
+
+// check takes out the events that match only as a later copy.
+func (p *pager) check(ctx context.Context) error {
+	later, err := p.reader.laterMatches(ctx, p.scope, &p.query.Filter, p.events[p.checked:])
+	if err != nil {
+		return err
 	}
-	if !p.reader.permitted(p.scope, e) {
-		return
+	first := p.events[:p.checked]
+	for i, e := range p.events[p.checked:] {
+		if !later[i] {
+			first = append(first, e)
+		}
 	}
-	if len(p.events) == p.query.Limit {
-		p.more = true
-		return
-	}
-	p.events = append(p.events, *e)
+	p.events, p.checked = first, len(first)
+	return nil
 }
 
 // permitted decides a row again, with the policies themselves. That it drops one means that SQL and policies disagree: a fault of this program.

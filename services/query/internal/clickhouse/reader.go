@@ -119,7 +119,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 // Ping reads from the table, so that a missing table or right is found too. It goes around the circuit breaker.
 func (r *Reader) Ping(ctx context.Context) error {
 	var one uint8
-	err := r.db.QueryRow(chgo.Context(ctx, chgo.WithSettings(r.settings())), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
+	err := r.db.QueryRow(chgo.Context(ctx, chgo.WithSettings(r.settings(nil))), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
 	if err != nil {
 		return explain(err)
 	}
@@ -144,6 +144,7 @@ func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit
 
 // scan runs a statement and calls f for every row until it fails. The event is f's until it returns; copies of it stay as they are.
 func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audit.Event) error, options ...chgo.QueryOption) (n int, err error) {
+	options = append([]chgo.QueryOption{chgo.WithSettings(r.settings(s))}, options...)
 	rows, done, err := r.query(ctx, s.sql(limit), s.named(), options...)
 	if err != nil {
 		return 0, fmt.Errorf("query events: %w", err)

@@ -17,9 +17,9 @@ import (
 // columns are what an event is made of, in the order that scan reads them.
 const columns = "created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq"
 
-// newestFirst is the primary key backwards, so that rows are read in order and reading stops at the limit. Of copies of one event the one with
-// the lowest sequence comes first.
-const newestFirst = "tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq"
+// newestFirst is the primary key backwards, so that rows are read in order and reading stops at the limit. One more column in it, such as the sequence,
+// and whole blocks of every part are read and sorted instead. So copies of one event lie next to each other, in any order.
+const newestFirst = "tenant_id DESC, created_at DESC, toUInt128(id) DESC"
 
 // timeText is how a moment is written as a parameter of the type DateTime64(6, 'UTC').
 const timeText = "2006-01-02 15:04:05.000000"
@@ -34,13 +34,13 @@ type statement struct {
 	terms []string
 	args  map[string]string
 	order string
+	// indexed says that a term is answered by the index over the filter columns.
+	indexed bool
 }
 
 // newStatement selects the rows of the scope: the tenant's partition, the tenant itself, and what policies leave of it.
 func newStatement(scope policy.Scope, partition int) *statement {
-	s := &statement{args: map[string]string{}, order: newestFirst}
-	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(partition))
-	s.where("tenant_id = {tenant:UUID}", "tenant", scope.Tenant().String())
+	s := newTenantStatement(scope.Tenant(), partition)
 	text, args := scope.Where()
 	s.terms = append(s.terms, "("+text+")")
 	for name, value := range args {
@@ -49,36 +49,18 @@ func newStatement(scope policy.Scope, partition int) *statement {
 	return s
 }
 
+// newTenantStatement selects all rows of a tenant: for questions of which no row is shown.
+func newTenantStatement(tenant uuid.UUID, partition int) *statement {
+	s := &statement{args: map[string]string{}, order: newestFirst}
+	s.where("partition = {partition:UInt16}", "partition", strconv.Itoa(partition))
+	s.where("tenant_id = {tenant:UUID}", "tenant", tenant.String())
+	return s
+}
+
 // where adds a condition and the value of the parameter in it.
 func (s *statement) where(term, name, value string) {
 	s.terms = append(s.terms, term)
 	s.args[name] = value
-}
-
-// in limits a column to values.
-func (s *statement) in(column string, values []string) {
-	if len(values) == 0 {
-		return
-	}
-	names := make([]string, len(values))
-	for i, v := range values {
-		name := column + strconv.Itoa(i)
-		names[i] = "{" + name + ":String}"
-		s.args[name] = v
-	}
-	if len(names) == 1 {
-		s.terms = append(s.terms, column+" = "+names[0])
-		return
-	}
-	s.terms = append(s.terms, column+" IN ("+strings.Join(names, ", ")+")")
-}
-
-// filter adds the caller's filters, without the times.
-func (s *statement) filter(f *audit.Filter) {
-	s.in("actor_id", f.ActorIDs)
-	s.in("resource_type", f.ResourceTypes)
-	s.in("resource_id", f.ResourceIDs)
-	s.in("action", f.Actions)
 }
 
 // during adds the bounds of a span.
@@ -100,8 +82,11 @@ func (s *statement) after(p *audit.Position) {
 	s.where("(created_at, toUInt128(id)) < ({after:DateTime64(6, 'UTC')}, toUInt128({after_id:UUID}))", "after_id", p.ID.String())
 }
 
-// is limits the statement to one event.
-func (s *statement) is(id uuid.UUID) { s.where("id = {id:UUID}", "id", id.String()) }
+// is limits the statement to one event. Its id is written as a text: as a UUID it would be looked for in the primary key, granule by granule.
+func (s *statement) is(id uuid.UUID) {
+	s.where("toString(id) = {id:String}", "id", id.String())
+	s.terms = append(s.terms, "substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)")
+}
 
 // sql is the text, for at most limit rows.
 func (s *statement) sql(limit int) string {

@@ -30,17 +30,19 @@ func TestStatements(t *testing.T) {
 	id := uuid.MustParse("01937b7e-0000-7000-8000-000000000001")
 	noon := time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.FixedZone("", 3600))
 	for name, c := range map[string]struct {
-		types []string
-		build func(*statement)
+		types  []string
+		build  func(*statement)
+		filter audit.Filter
 	}{
-		"first_page":  {build: func(s *statement) { s.filter(&audit.Filter{}); s.during(span{}); s.after(nil) }},
-		"window":      {build: func(s *statement) { s.during(span{from: noon.Add(-time.Hour), to: noon}) }},
-		"next_page":   {build: func(s *statement) { s.after(&audit.Position{CreatedAt: noon, ID: id}) }},
-		"one_event":   {build: func(s *statement) { s.is(id) }},
-		"limited_key": {types: []string{"invoice", "it's"}, build: func(*statement) {}},
-		"all_filters": {build: func(s *statement) {
-			s.filter(&audit.Filter{ActorIDs: []string{"o'brien", `back\slash`}, ResourceTypes: []string{"invoice"}, ResourceIDs: []string{"%"}, Actions: []string{"a", "b", "c"}})
-		}},
+		"first_page":           {build: func(s *statement) { s.during(span{}); s.after(nil) }},
+		"window":               {build: func(s *statement) { s.during(span{from: noon.Add(-time.Hour), to: noon}) }},
+		"next_page":            {build: func(s *statement) { s.after(&audit.Position{CreatedAt: noon, ID: id}) }},
+		"one_event":            {build: func(s *statement) { s.is(id) }},
+		"limited_key":          {types: []string{"invoice", "it's"}},
+		"all_filters":          {filter: audit.Filter{ActorIDs: []string{"o'brien"}, ResourceTypes: []string{"invoice"}, ResourceIDs: []string{"%"}, Actions: []string{"a", "b", "c"}}},
+		"combinations":         {filter: audit.Filter{ActorIDs: []string{"o'brien", `back\slash`}, Actions: []string{"a", "b", "c"}, ResourceIDs: []string{"%"}}},
+		"many_combinations":    {filter: audit.Filter{ActorIDs: []string{"a", "b", "c", "d", "e"}, Actions: []string{"a", "b", "c", "d"}}},
+		"limited_key_filtered": {types: []string{"bill", "invoice", "order"}, filter: audit.Filter{ResourceTypes: []string{"invoice", "payroll"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := engine.Decide(t.Context(), policy.Request{Action: policy.QueryLog, Tenant: tenant,
@@ -49,7 +51,10 @@ func TestStatements(t *testing.T) {
 				t.Fatalf("denied: %+v", d)
 			}
 			s := newStatement(d.Scope, 7)
-			c.build(s)
+			s.filter(&c.filter, d.Scope)
+			if c.build != nil {
+				c.build(s)
+			}
 			golden(t, filepath.Join("testdata", "select", name+".sql"), describe(s))
 		})
 	}
@@ -80,23 +85,41 @@ func golden(t *testing.T, path, got string) {
 	}
 }
 
-// Ensure windows follow each other without gap or overlap, newest first, and end with everything that is left.
-func TestWindows(t *testing.T) {
+// Ensure stretches follow each other without gap or overlap, newest first, and end with everything that is left; and that they are as long as what was
+// found says.
+func TestSearch(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	hour := func(n int) time.Time { return now.Add(-time.Duration(n) * time.Hour) }
 	for name, c := range map[string]struct {
-		query audit.PageQuery
-		want  []span
+		query   audit.PageQuery
+		indexed bool
+		found   []int // before each stretch, in all
+		want    []span
 	}{
-		"FirstPage": {audit.PageQuery{}, []span{{from: hour(1)}, {hour(16), hour(1)}, {hour(256), hour(16)}, {to: hour(256)}}},
-		"NextPage": {audit.PageQuery{After: &audit.Position{CreatedAt: hour(100)}},
-			[]span{{from: hour(101)}, {hour(116), hour(101)}, {hour(356), hour(116)}, {to: hour(356)}}},
-		"Narrow":     {audit.PageQuery{Filter: audit.Filter{From: hour(1), To: hour(0)}}, []span{{hour(1), hour(0)}}},
-		"FromInside": {audit.PageQuery{Filter: audit.Filter{From: hour(10)}}, []span{{from: hour(1)}, {hour(10), hour(1)}}},
-		"LongAgo":    {audit.PageQuery{Filter: audit.Filter{From: hour(1010), To: hour(1000)}}, []span{{hour(1001), hour(1000)}, {hour(1010), hour(1001)}}},
-		"Future":     {audit.PageQuery{Filter: audit.Filter{From: hour(-20)}}, []span{{from: hour(-20)}}},
+		"Nothing":         {want: []span{{from: hour(1)}, {hour(257), hour(1)}, {to: hour(257)}}},
+		"NothingFiltered": {indexed: true, want: []span{{from: hour(64)}, {to: hour(64)}}},
+		"NextPage": {query: audit.PageQuery{After: &audit.Position{CreatedAt: hour(100)}}, found: []int{0, 50},
+			want: []span{{from: hour(101)}, {hour(103), hour(101)}, {to: hour(103)}}},
+		"Sparse":     {indexed: true, found: []int{0, 10}, want: []span{{from: hour(64)}, {hour(704), hour(64)}, {to: hour(704)}}},
+		"Narrow":     {query: audit.PageQuery{Filter: audit.Filter{From: hour(1), To: hour(0)}}, want: []span{{hour(1), hour(0)}}},
+		"FromInside": {query: audit.PageQuery{Filter: audit.Filter{From: hour(10)}}, want: []span{{from: hour(1)}, {hour(10), hour(1)}}},
+		"LongAgo":    {query: audit.PageQuery{Filter: audit.Filter{From: hour(1010), To: hour(1000)}}, want: []span{{hour(1001), hour(1000)}, {hour(1010), hour(1001)}}},
+		"Future":     {query: audit.PageQuery{Filter: audit.Filter{From: hour(-20)}}, want: []span{{from: hour(-20)}}},
 	} {
-		if got := slices.Collect(windows(&c.query, now)); !slices.Equal(got, c.want) {
+		s := newSearch(&c.query, c.indexed, now)
+		var got []span
+		found := 0
+		for i := 0; ; i++ {
+			if i < len(c.found) {
+				found = c.found[i]
+			}
+			w, ok := s.next(found, 50)
+			if !ok {
+				break
+			}
+			got = append(got, w)
+		}
+		if !slices.Equal(got, c.want) {
 			t.Errorf("%s:\n got %v\nwant %v", name, got, c.want)
 		}
 	}

@@ -1,43 +1,80 @@
 package clickhouse
 
 import (
-	"iter"
 	"time"
 
 	"example.com/auditlog/services/query/internal/audit"
 )
 
 // How a walk looks for its next page. A page that lies close to where it begins is found in a short stretch of time, which touches few parts of
-// the table; without a lower bound a query reads a granule from every part. So short stretches are tried first, each many times as long as the
-// one before, and after a few of them everything that is left. A sparse log pays with a few small queries for a dense one's speed.
+// the table; without a lower bound a query reads a granule from every part. So a short stretch is tried first. Once something is found, the next stretch is
+// as long as the rest of the page should take, and as much again; then comes everything that is left.
+//
+// While nothing is found, the next stretch is many times as long, or everything. With a filter it is everything at once: either the value is rare, and the index
+// says where its few rows are, or it is not, and a stretch of some days holds one.
 const (
-	firstWindow  = time.Hour
-	windowGrowth = 16
-	maxWindows   = 3
+	firstWindow   = time.Hour
+	filteredFirst = 64 * time.Hour
+	windowGrowth  = 256
+	maxEmpty      = 2
+	maxWindows    = 2
+	// longestWindow is longer than any log.
+	longestWindow = 250 * 365 * 24 * time.Hour
 )
 
-// windows are the stretches of time to look through for the page of q, newest first, without gaps or overlap.
-func windows(q *audit.PageQuery, now time.Time) iter.Seq[span] {
-	f := &q.Filter
+// search is the way through time of one page: stretches from the newest on, without gaps or overlap.
+type search struct {
+	from  time.Time // where it ends; zero for never
+	begin time.Time // where the log is likely to begin for this page
+	top   time.Time // where the next stretch begins: everything before is left to look at; zero for all
+	width time.Duration
+	tried int
+	empty int // how many stretches without any event come before everything
+	over  bool
+}
+
+// newSearch begins where the page does. indexed says that a filter or the scope is answered by the index.
+func newSearch(q *audit.PageQuery, indexed bool, now time.Time) *search {
 	begin := now
 	switch {
 	case q.After != nil:
 		begin = q.After.CreatedAt
-	case !f.To.IsZero() && f.To.Before(now):
-		begin = f.To
+	case !q.Filter.To.IsZero() && q.Filter.To.Before(now):
+		begin = q.Filter.To
 	}
-	return func(yield func(span) bool) {
-		top, width := f.To, firstWindow
-		for range maxWindows {
-			bottom := begin.Add(-width).UTC()
-			if !bottom.After(f.From) {
-				break
-			}
-			if !yield(span{from: bottom, to: top}) {
-				return
-			}
-			top, width = bottom, width*windowGrowth
-		}
-		yield(span{from: f.From, to: top})
+	s := &search{from: q.Filter.From, begin: begin.UTC(), top: q.Filter.To, width: firstWindow, empty: maxEmpty}
+	if indexed {
+		s.width, s.empty = filteredFirst, 1
 	}
+	return s
+}
+
+// next is the stretch to look at now that found events were found in those before, and missing are still wanted. It is false when nothing is left.
+func (s *search) next(found, missing int) (w span, ok bool) {
+	if s.over {
+		return span{}, false
+	}
+	seen := s.begin
+	if s.tried > 0 {
+		seen = s.top
+		s.width = nextWidth(s.width, s.begin.Sub(s.top), found, missing)
+	}
+	bottom := seen.Add(-s.width)
+	s.over = s.tried == maxWindows || found == 0 && s.tried == s.empty || s.width == longestWindow || !bottom.After(s.from)
+	if s.over {
+		bottom = s.from
+	}
+	s.tried++
+	w = span{from: bottom, to: s.top}
+	s.top = bottom
+	return w, true
+}
+
+// nextWidth is the length of the stretch after one of length last, when found events were found in seen.
+func nextWidth(last, seen time.Duration, found, missing int) time.Duration {
+	width := windowGrowth * last.Seconds()
+	if found > 0 {
+		width = max(2*seen.Seconds()*float64(missing)/float64(found), firstWindow.Seconds())
+	}
+	return time.Duration(min(width, longestWindow.Seconds()) * float64(time.Second))
 }

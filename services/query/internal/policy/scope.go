@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/policy/predicate"
 )
 
 // Scope is the rows of one tenant's log that one key may see. Only this package makes one; the zero value selects nothing.
@@ -36,6 +37,17 @@ func (s Scope) Tenant() uuid.UUID { return s.tenant }
 
 // Empty says that no row can match, the filters of the request included: no query need be sent.
 func (s Scope) Empty() bool { return s.state == nil || s.empty }
+
+// Whole says that the scope is all of the tenant's log.
+func (s Scope) Whole() bool { return s.state != nil && s.state.plan.body.IsTrue() }
+
+// Needs is, by column, what every row of the scope has: one of the values. It is part of what Where says, as plain data for an index to use.
+func (s Scope) Needs() map[predicate.Column][]string {
+	if s.state == nil {
+		return nil
+	}
+	return s.state.plan.body.Needs()
+}
 
 // Where is the scope as a ClickHouse condition on the columns of audit.event_log. Its parameters are named az0, az1, … and are strings as
 // clickhouse.Named takes them; tenant_id = … is always among its terms. The filters of the request are not part of it. Do not change args.

@@ -3,21 +3,17 @@ FROM event_log
 WHERE partition = {partition:UInt16}
   AND tenant_id = {tenant:UUID}
   AND (tenant_id = {az0:UUID})
-  AND actor_id IN ({actor_id0:String}, {actor_id1:String})
-  AND resource_type = {resource_type0:String}
-  AND resource_id = {resource_id0:String}
-  AND action IN ({action0:String}, {action1:String}, {action2:String})
-ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+  AND (hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_a0:String}, {tag_r0:String}, {tag_t0:String}, {tag_c0:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_a0:String}, {tag_r0:String}, {tag_t0:String}, {tag_c1:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_a0:String}, {tag_r0:String}, {tag_t0:String}, {tag_c2:String}]))
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
--- action0 = "a"
--- action1 = "b"
--- action2 = "c"
--- actor_id0 = "o'brien"
--- actor_id1 = "back\\slash"
 -- az0 = "11111111-2222-4333-8444-555555555555"
 -- limit = "66"
 -- partition = "7"
--- resource_id0 = "%"
--- resource_type0 = "invoice"
+-- tag_a0 = "ao'brien"
+-- tag_c0 = "ca"
+-- tag_c1 = "cb"
+-- tag_c2 = "cc"
+-- tag_r0 = "r%"
+-- tag_t0 = "tinvoice"
 -- tenant = "11111111-2222-4333-8444-555555555555"

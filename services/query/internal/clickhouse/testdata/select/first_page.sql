@@ -3,7 +3,7 @@ FROM event_log
 WHERE partition = {partition:UInt16}
   AND tenant_id = {tenant:UUID}
   AND (tenant_id = {az0:UUID})
-ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
 -- az0 = "11111111-2222-4333-8444-555555555555"

@@ -5,7 +5,7 @@ WHERE partition = {partition:UInt16}
   AND (tenant_id = {az0:UUID})
   AND created_at <= {after:DateTime64(6, 'UTC')}
   AND (created_at, toUInt128(id)) < ({after:DateTime64(6, 'UTC')}, toUInt128({after_id:UUID}))
-ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
 -- after = "2026-11-23 11:00:00.123456"

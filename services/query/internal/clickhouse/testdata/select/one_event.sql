@@ -3,8 +3,9 @@ FROM event_log
 WHERE partition = {partition:UInt16}
   AND tenant_id = {tenant:UUID}
   AND (tenant_id = {az0:UUID})
-  AND id = {id:UUID}
-ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+  AND toString(id) = {id:String}
+  AND substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
 -- az0 = "11111111-2222-4333-8444-555555555555"

@@ -5,7 +5,7 @@ WHERE partition = {partition:UInt16}
   AND (tenant_id = {az0:UUID})
   AND created_at >= {from:DateTime64(6, 'UTC')}
   AND created_at < {to:DateTime64(6, 'UTC')}
-ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC, stream_seq
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
 -- az0 = "11111111-2222-4333-8444-555555555555"

@@ -1,0 +1,22 @@
+SELECT created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq
+FROM event_log
+WHERE partition = {partition:UInt16}
+  AND tenant_id = {tenant:UUID}
+  AND (tenant_id = {az0:UUID})
+  AND (hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c0:String}, {tag_a0:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c0:String}, {tag_a1:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c0:String}, {tag_a2:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c0:String}, {tag_a3:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c0:String}, {tag_a4:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c1:String}, {tag_a0:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c1:String}, {tag_a1:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c1:String}, {tag_a2:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c1:String}, {tag_a3:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c1:String}, {tag_a4:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c2:String}, {tag_a0:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c2:String}, {tag_a1:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c2:String}, {tag_a2:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c2:String}, {tag_a3:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c2:String}, {tag_a4:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c3:String}, {tag_a0:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c3:String}, {tag_a1:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c3:String}, {tag_a2:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c3:String}, {tag_a3:String}]) OR hasAll(['a' || actor_id, 'c' || action, 't' || resource_type, 'r' || resource_id], [{tag_c3:String}, {tag_a4:String}]))
+ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
+LIMIT {limit:UInt32}
+
+-- az0 = "11111111-2222-4333-8444-555555555555"
+-- limit = "66"
+-- partition = "7"
+-- tag_a0 = "aa"
+-- tag_a1 = "ab"
+-- tag_a2 = "ac"
+-- tag_a3 = "ad"
+-- tag_a4 = "ae"
+-- tag_c0 = "ca"
+-- tag_c1 = "cb"
+-- tag_c2 = "cc"
+-- tag_c3 = "cd"
+-- tenant = "11111111-2222-4333-8444-555555555555"
