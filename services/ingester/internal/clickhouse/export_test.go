@@ -63,3 +63,6 @@ func ReplicatedStatements() (all []string) {
 	}
 	return all
 }
+
+// Versions is how many versions the schema has had.
+func Versions() int { return len(migrations()) }
