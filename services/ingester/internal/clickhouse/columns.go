@@ -50,6 +50,42 @@ func (c *Columns) Append(partition int, tenant uuid.UUID, seq uint64, ingestedAt
 // Rows is how many rows were appended since the last Reset.
 func (c *Columns) Rows() int { return len(c.streamSeq) }
 
+// Seqs are the rows' sequences. They are the block's own until it changes.
+func (c *Columns) Seqs() []uint64 { return c.streamSeq }
+
+// Retain takes out the rows whose sequence is not in keep.
+func (c *Columns) Retain(keep map[uint64]struct{}) {
+	kept := make([]bool, len(c.streamSeq))
+	for i, seq := range c.streamSeq {
+		_, kept[i] = keep[seq]
+	}
+	for _, t := range []*textColumn{&c.actorID, &c.resourceID, &c.metadata} {
+		t.retain(kept)
+	}
+	for _, l := range []*labelColumn{&c.actorType, &c.action, &c.resourceType} {
+		l.keys = retain(l.keys, kept)
+	}
+	c.reasoning.nulls = retain(c.reasoning.nulls, kept)
+	c.reasoning.values.retain(kept)
+	c.partition = retain(c.partition, kept)
+	c.tenantID = retain(c.tenantID, kept)
+	c.createdAt.Data = retain(c.createdAt.Data, kept)
+	c.id = retain(c.id, kept)
+	c.ingestedAt.Data = retain(c.ingestedAt.Data, kept)
+	c.streamSeq = retain(c.streamSeq, kept)
+}
+
+// retain moves the values of the rows that are kept together.
+func retain[S ~[]E, E any](values S, kept []bool) S {
+	out := values[:0]
+	for i, v := range values {
+		if kept[i] {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
 // Bytes is about what the block takes on the wire.
 func (c *Columns) Bytes() int {
 	n := c.Rows() * fixedRowBytes

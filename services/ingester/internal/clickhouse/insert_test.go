@@ -105,6 +105,41 @@ func checkRow(t *testing.T, i int, got row, ev *events.Raw) {
 	}
 }
 
+// Ensure Retain leaves the rows it should, whole, whichever those are.
+func TestRetain(t *testing.T) {
+	for kept := range 1 << 3 {
+		f := setup(t, shared, "")
+		c := new(clickhouse.Columns)
+		evs := oddEvents()
+		keep := map[uint64]struct{}{}
+		for i := range evs {
+			seq := uint64(i) + 1<<63
+			c.Append(i, tenant, seq, time.UnixMicro(november+int64(i)), &evs[i])
+			if kept>>i&1 == 1 {
+				keep[seq] = struct{}{}
+			}
+		}
+		c.Retain(keep)
+		if err := f.Insert(t.Context(), c, fmt.Sprint("retain:", kept)); err != nil {
+			t.Fatal(err)
+		}
+		var rows []row
+		if err := f.db.Select(t.Context(), &rows, "SELECT * FROM event_log ORDER BY stream_seq"); err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) != len(keep) || c.Rows() != len(keep) {
+			t.Fatalf("%d rows, %d in the block, want %d", len(rows), c.Rows(), len(keep))
+		}
+		for _, got := range rows {
+			i := int(got.Partition)
+			if _, ok := keep[got.StreamSeq]; !ok {
+				t.Fatalf("row %d should be gone", i)
+			}
+			checkRow(t, i, got, &evs[i])
+		}
+	}
+}
+
 // Ensure labels survive each width of the dictionary's keys.
 func TestInsertManyLabels(t *testing.T) {
 	for _, n := range []int{1, 1 << 8, 1<<8 + 1, 1 << 16, 1<<16 + 1} {

@@ -22,6 +22,22 @@ func (c *textColumn) append(v []byte) {
 	c.rows++
 }
 
+// retain moves the values of the rows that are kept together.
+func (c *textColumn) retain(kept []bool) {
+	out, rest := c.wire[:0], c.wire
+	c.rows = 0
+	for _, keep := range kept {
+		n, head := binary.Uvarint(rest)
+		end := head + int(n) //nolint:gosec // the length of a slice
+		if keep {
+			out = append(out, rest[:end]...)
+			c.rows++
+		}
+		rest = rest[end:]
+	}
+	c.wire = out
+}
+
 func (c *textColumn) reset() { c.wire, c.rows = c.wire[:0], 0 }
 
 func (c *textColumn) Type() proto.ColumnType { return proto.ColumnTypeString }

@@ -74,7 +74,7 @@ func (r *reader) take(msg jetstream.Msg) {
 		return
 	}
 	r.received++
-	if !r.deliver(partition, pipeline.Message{Seq: d.stream, Time: d.at, Subject: msg.Subject(), Data: msg.Data()}) {
+	if !r.deliver(partition, pipeline.Message{Seq: d.stream, Time: d.at, Subject: msg.Subject(), Data: msg.Data(), Behind: d.pending}) {
 		r.stopped = true
 		r.fail(errStopped)
 	}

@@ -12,6 +12,7 @@ var errReply = errors.New("reply subject is not a consumer's")
 type delivery struct {
 	stream, consumer uint64 // sequences
 	at               time.Time
+	pending          uint64 // messages that are still to come
 }
 
 // parseReply reads the reply subject of a delivered message without allocating, which Msg.Metadata does for every message:
@@ -23,11 +24,12 @@ func parseReply(s string) (d delivery, err error) {
 	if len(s) < len(prefix) || s[:len(prefix)] != prefix {
 		return d, errReply
 	}
-	var dots [12]int
+	const most = 11
+	var dots [most + 1]int
 	n := 0
 	for i := 0; i < len(s); i++ {
 		if s[i] == '.' {
-			if n == len(dots) {
+			if n == most {
 				return d, errReply
 			}
 			dots[n] = i
@@ -38,17 +40,19 @@ func parseReply(s string) (d delivery, err error) {
 	switch n {
 	case 8:
 		first = 4
-	case 10, 11:
+	case 10, most:
 		first = 6
 	default:
 		return d, errReply
 	}
+	dots[n] = len(s) // what follows the last dot ends here
 	token := func(i int) (uint64, bool) { return parseNumber(s[dots[i]+1 : dots[i+1]]) }
 	nanos, ok1 := token(first + 2)
-	var ok2, ok3 bool
+	var ok2, ok3, ok4 bool
 	d.stream, ok2 = token(first)
 	d.consumer, ok3 = token(first + 1)
-	if !ok1 || !ok2 || !ok3 {
+	d.pending, ok4 = token(first + 3)
+	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return d, errReply
 	}
 	d.at = time.Unix(0, int64(nanos)).UTC() //nolint:gosec // as the server wrote it

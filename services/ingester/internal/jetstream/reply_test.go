@@ -14,7 +14,7 @@ func TestParseReply(t *testing.T) {
 			t.Errorf("%q: %v", reply, err)
 			return
 		}
-		if want := (delivery{stream: 42, consumer: 7, at: time.Unix(1, 5).UTC()}); ok && d != want {
+		if want := (delivery{stream: 42, consumer: 7, at: time.Unix(1, 5).UTC(), pending: 3}); ok && d != want {
 			t.Errorf("%q: %+v, want %+v", reply, d, want)
 		}
 	}
@@ -24,6 +24,7 @@ func TestParseReply(t *testing.T) {
 	f("$JS.ACK.AUDIT.c.1.42.7.1000000005", false)
 	f("$JS.ACK.AUDIT.c.1.x.7.1000000005.3", false)
 	f("$JS.ACK.a.b.c.d.e.f.g.h.i.j.k.l", false)
+	f("$JS.ACK.AUDIT.c.1.42.7.1000000005.x", false)
 	f("_INBOX.x.y", false)
 	f("", false)
 }

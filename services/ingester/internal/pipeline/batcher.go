@@ -1,40 +1,52 @@
 package pipeline
 
-import "time"
+import (
+	"time"
 
-// batch is consecutive messages of one partition.
+	"example.com/auditlog/services/ingester/internal/ledger"
+)
+
+// batch is consecutive messages of one partition, judged.
 type batch struct {
-	msgs  []Message
+	judgement
 	bytes int       // of payload
 	cost  int       // of memory
 	since time.Time // when the first one came in
 }
 
-// batcher gathers the messages of one partition and says when they should go. It is pure: the caller brings the time, and guards it.
+// batcher judges the messages of one partition as they come, gathers what they come to, and says when it should go. It is pure: the caller
+// brings the time, and guards it.
 type batcher struct {
 	maxEvents, maxBytes  int
 	lingerMin, lingerMax time.Duration
+	lingerBehind         time.Duration
 
-	closed []batch // full, oldest first
+	judge  *judge
+	hash   ledger.Digest // of the newest batch that is full or was taken: the next one's begins with it
+	closed []batch       // full, oldest first
 	open   batch
-	spare  []Message // memory of a batch that is done, for the next one
 }
 
-// add takes in a message that came at now.
-func (b *batcher) add(m Message, now time.Time) {
-	if n := len(b.open.msgs); n > 0 && (n >= b.maxEvents || b.open.bytes+len(m.Data) > b.maxBytes) {
-		b.closed = append(b.closed, b.open)
-		b.open = batch{}
+// add takes in a message that came at now, and returns what it costs of memory. The message may be reused afterwards.
+func (b *batcher) add(m *Message, now time.Time) (cost int) {
+	if n := b.open.entry.Messages; n > 0 && (n >= b.maxEvents || b.open.bytes+len(m.Data) > b.maxBytes) {
+		b.closed = append(b.closed, b.seal())
 	}
-	if len(b.open.msgs) == 0 {
-		b.open.since = now
+	if b.open.entry.Messages == 0 {
+		b.open = batch{judgement: b.judge.begin(b.hash), since: now}
 	}
-	if b.open.msgs == nil {
-		b.open.msgs, b.spare = b.spare, nil
-	}
-	b.open.msgs = append(b.open.msgs, m)
+	cost = b.judge.add(&b.open.judgement, m)
 	b.open.bytes += len(m.Data)
-	b.open.cost += m.bytes()
+	b.open.cost += cost
+	return cost
+}
+
+// seal ends the open batch and returns it.
+func (b *batcher) seal() batch {
+	out := b.open
+	b.judge.seal(&out.judgement)
+	b.open, b.hash = batch{}, out.entry.Hash
+	return out
 }
 
 // readiness is a batcher's opinion on whether its oldest batch should go.
@@ -51,15 +63,19 @@ const (
 	must
 )
 
-// ready says what to do at now and, for wait and may, when that changes by itself.
-func (b *batcher) ready(now time.Time) (readiness, time.Time) {
+// ready says what to do at now and, for wait and may, when that changes by itself. behind says that there is much to read and room for it.
+func (b *batcher) ready(now time.Time, behind bool) (readiness, time.Time) {
 	age := now.Sub(b.open.since)
 	switch {
 	case len(b.closed) > 0:
 		return must, now
-	case len(b.open.msgs) == 0:
+	case b.open.entry.Messages == 0:
 		return empty, time.Time{}
-	case len(b.open.msgs) >= b.maxEvents, b.open.bytes >= b.maxBytes, age >= b.lingerMax:
+	case b.open.entry.Messages >= b.maxEvents, b.open.bytes >= b.maxBytes:
+		return must, now
+	case behind && age < b.lingerBehind:
+		return wait, b.open.since.Add(b.lingerBehind)
+	case age >= b.lingerMax:
 		return must, now
 	case age >= b.lingerMin:
 		return may, b.open.since.Add(b.lingerMax)
@@ -74,33 +90,32 @@ func (b *batcher) take() batch {
 		b.closed = b.closed[1:]
 		return out
 	}
-	out := b.open
-	b.open = batch{}
-	return out
+	return b.seal()
 }
 
-// reuse takes back the memory of a batch that take returned and nobody looks at any more.
-func (b *batcher) reuse(msgs []Message) {
-	clear(msgs) // the payloads are large
-	b.spare = msgs[:0]
+// forget drops everything that was gathered and returns what it cost of memory.
+func (b *batcher) forget() (cost int) {
+	for _, gone := range append(b.closed, b.open) {
+		b.judge.release(&gone.judgement)
+		cost += gone.cost
+	}
+	b.closed, b.open = nil, batch{}
+	return cost
 }
 
 // oldest is when the oldest message came into the stream; the zero time when there is none.
 func (b *batcher) oldest() time.Time {
-	switch {
-	case len(b.closed) > 0:
-		return b.closed[0].msgs[0].Time
-	case len(b.open.msgs) > 0:
-		return b.open.msgs[0].Time
+	if len(b.closed) > 0 {
+		return b.closed[0].firstTime
 	}
-	return time.Time{}
+	return b.open.firstTime
 }
 
 // events is how many messages wait.
 func (b *batcher) events() int {
-	n := len(b.open.msgs)
+	n := b.open.entry.Messages
 	for _, c := range b.closed {
-		n += len(c.msgs)
+		n += c.entry.Messages
 	}
 	return n
 }

@@ -5,52 +5,62 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"example.com/auditlog/services/ingester/internal/ledger"
 )
+
+func testJudge() *judge { return newJudge(0, newBlockPool(func() Block { return &block{} }, 1)) }
 
 // Ensure that, whatever comes and whenever a batch is taken, each message leaves exactly once, in order, and no batch is over a bound.
 func TestBatcherProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := batcher{
-			maxEvents: rapid.IntRange(1, 10).Draw(t, "maxEvents"), maxBytes: rapid.IntRange(1, 100).Draw(t, "maxBytes"),
+			judge: testJudge(), maxEvents: rapid.IntRange(1, 10).Draw(t, "maxEvents"), maxBytes: rapid.IntRange(1, 100).Draw(t, "maxBytes"),
 			lingerMin: 40 * time.Millisecond, lingerMax: 750 * time.Millisecond,
 		}
 		now := time.Unix(0, 0)
 		in, out := uint64(0), uint64(0)
 		waiting, cost := 0, 0
+		var hash ledger.Digest
 		take := func() {
 			got := b.take()
-			bytes := 0
-			for _, m := range got.msgs {
+			bytes, n := 0, got.entry.Messages
+			hasher := ledger.NewHasher(hash)
+			for i, l := range got.dead { // none of these messages is an event
 				out++
-				if m.Seq != out {
-					t.Fatalf("message %d left, want %d", m.Seq, out)
+				if l.Seq != out || i == 0 && got.entry.FirstSeq != out {
+					t.Fatalf("message %d left, want %d", l.Seq, out)
 				}
-				bytes += len(m.Data)
-				cost -= m.bytes()
+				bytes += len(l.Data)
+				cost -= l.bytes()
+				hasher.Add(l.Seq, l.Time, l.Subject, l.Data)
 			}
-			waiting -= len(got.msgs)
-			if len(got.msgs) == 0 || len(got.msgs) > b.maxEvents || (bytes > b.maxBytes && len(got.msgs) > 1) || bytes != got.bytes {
-				t.Fatalf("batch of %d messages and %d bytes (says %d), bounds are %d and %d", len(got.msgs), bytes, got.bytes, b.maxEvents, b.maxBytes)
+			waiting -= n
+			if n == 0 || n != len(got.dead) || got.entry.LastSeq != out || n > b.maxEvents || (bytes > b.maxBytes && n > 1) || bytes != got.bytes {
+				t.Fatalf("batch of %d messages and %d bytes (says %d), bounds are %d and %d", n, bytes, got.bytes, b.maxEvents, b.maxBytes)
 			}
+			if got.entry.PrevHash != hash || got.entry.Hash != hasher.Sum() {
+				t.Fatal("the chain of hashes is broken")
+			}
+			hash = got.entry.Hash
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
 				in++
 				m := Message{Seq: in, Data: make([]byte, rapid.IntRange(0, 120).Draw(t, "size"))}
-				b.add(m, now)
 				waiting++
-				cost += m.bytes()
+				cost += b.add(&m, now)
 			},
 			"pass time": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 800).Draw(t, "ms")) * time.Millisecond)
 			},
 			"take when due": func(*rapid.T) {
-				if r, _ := b.ready(now); r == may || r == must {
+				if r, _ := b.ready(now, false); r == may || r == must {
 					take()
 				}
 			},
 			"": func(t *rapid.T) {
-				r, until := b.ready(now)
+				r, until := b.ready(now, false)
 				if (r == empty) != (waiting == 0) || b.events() != waiting {
 					t.Fatalf("readiness %d and %d events with %d messages waiting", r, b.events(), waiting)
 				}
@@ -68,24 +78,28 @@ func TestBatcherProperties(t *testing.T) {
 	})
 }
 
-// Ensure the waits: young batches wait, older ones may go, old or full ones must.
+// Ensure the waits: young batches wait, older ones may go, old or full ones must; behind the stream they wait longer, until they are full.
 func TestBatcherReadiness(t *testing.T) {
 	start := time.Unix(0, 0)
-	b := batcher{maxEvents: 2, maxBytes: 100, lingerMin: 40 * time.Millisecond, lingerMax: 750 * time.Millisecond}
+	b := batcher{judge: testJudge(), maxEvents: 2, maxBytes: 100, lingerMin: 40 * time.Millisecond, lingerMax: 750 * time.Millisecond, lingerBehind: 3 * time.Second}
+	behind := false
 	check := func(after time.Duration, want readiness) {
 		t.Helper()
-		if got, _ := b.ready(start.Add(after)); got != want {
+		if got, _ := b.ready(start.Add(after), behind); got != want {
 			t.Errorf("after %s: %d, want %d", after, got, want)
 		}
 	}
 	check(time.Hour, empty)
-	b.add(Message{}, start)
+	b.add(&Message{}, start)
 	check(0, wait)
 	check(39*time.Millisecond, wait)
 	check(40*time.Millisecond, may)
 	check(749*time.Millisecond, may)
 	check(750*time.Millisecond, must)
-	b.add(Message{}, start)
+	behind = true
+	check(2999*time.Millisecond, wait)
+	check(3*time.Second, must)
+	b.add(&Message{}, start)
 	check(0, must)
 }
 
@@ -104,15 +118,15 @@ func TestPacer(t *testing.T) {
 	}
 	var batchers [partitions]batcher
 	for i := range batchers {
-		batchers[i] = batcher{maxEvents: 1 << 20, maxBytes: 1 << 30, lingerMin: cfg.LingerMin, lingerMax: cfg.LingerMax}
+		batchers[i] = batcher{judge: testJudge(), maxEvents: 1 << 20, maxBytes: 1 << 30, lingerMin: cfg.LingerMin, lingerMax: cfg.LingerMax}
 	}
 	inserts, oldest := 0, time.Duration(0)
 	const seconds = 20
 	for ms := range seconds * 1000 { // a thousand a second
 		now = now.Add(time.Millisecond)
-		batchers[ms*7%partitions].add(Message{}, now)
+		batchers[ms*7%partitions].add(&Message{}, now)
 		for i := range batchers {
-			r, _ := batchers[i].ready(now)
+			r, _ := batchers[i].ready(now, false)
 			if r != may && r != must {
 				continue
 			}

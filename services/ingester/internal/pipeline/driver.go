@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
@@ -22,9 +21,7 @@ type driver struct {
 	last       ledger.Record // the newest batch in the ledger; it is committed whenever a flush begins
 	committed  uint64        // the newest batch that is in the table
 	appendedAt time.Time     // before the last append to the ledger began
-	decoder    events.Decoder
-	raw        events.Raw
-	inside     bool // holds a place among the flushers
+	inside     bool          // holds a place among the flushers
 
 	mu       sync.Mutex // guards what follows
 	gather   batcher
@@ -42,7 +39,7 @@ func (p *Pipeline) newDriver(partition int) *driver {
 		wake:      make(chan struct{}, 1),
 		drained:   make(chan struct{}),
 		gather: batcher{maxEvents: p.cfg.BatchMaxEvents, maxBytes: p.cfg.BatchMaxBytes,
-			lingerMin: p.cfg.LingerMin, lingerMax: p.cfg.LingerMax},
+			lingerMin: p.cfg.LingerMin, lingerMax: p.cfg.LingerMax, lingerBehind: p.cfg.LingerBehind, judge: newJudge(partition, p.blocks)},
 	}
 }
 
@@ -61,7 +58,7 @@ func (d *driver) run(ctx context.Context, ready func()) error {
 	d.log.InfoContext(ctx, "driving the partition", slog.Uint64("batch", d.last.Batch), slog.Uint64("last_seq", d.last.LastSeq),
 		slog.Duration("recovery", time.Since(start)))
 	d.mu.Lock()
-	d.read, d.reading = d.last.LastSeq, !d.draining
+	d.read, d.gather.hash, d.reading = d.last.LastSeq, d.last.Hash, !d.draining
 	d.mu.Unlock()
 	ready()
 	for {
@@ -72,7 +69,7 @@ func (d *driver) run(ctx context.Context, ready func()) error {
 		err = d.flush(ctx, b)
 		d.mu.Lock()
 		d.flight = batch{}
-		d.gather.reuse(b.msgs)
+		d.gather.judge.release(&b.judgement)
 		d.mu.Unlock()
 		d.memory.give(b.cost)
 		d.leave()
@@ -94,7 +91,7 @@ func (d *driver) next(ctx context.Context) (batch, bool, error) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if r, _ := d.gather.ready(time.Now()); r != empty {
+			if r, _ := d.gather.ready(time.Now(), false); r != empty {
 				d.flight = d.gather.take()
 				return d.flight, true, nil
 			}
@@ -116,8 +113,9 @@ func (d *driver) next(ctx context.Context) (batch, bool, error) {
 
 // due says whether next should look for a batch now, else when by itself (never, for the zero time).
 func (d *driver) due(now time.Time) (bool, time.Time) {
+	behind := d.catchingUp()
 	d.mu.Lock()
-	r, until := d.gather.ready(now)
+	r, until := d.gather.ready(now, behind)
 	d.mu.Unlock()
 	select {
 	case <-d.drained:
@@ -135,7 +133,15 @@ func (d *driver) due(now time.Time) (bool, time.Time) {
 		}
 		return ok, until
 	}
+	if behind && r == wait && until.Sub(now) > d.cfg.LingerMin {
+		until = now.Add(d.cfg.LingerMin) // look again whether it still is
+	}
 	return false, until
+}
+
+// catchingUp says that the reader is at least a batch behind and has memory to go on: batches should grow rather than go.
+func (p *Pipeline) catchingUp() bool {
+	return p.behind.Load() >= uint64(p.cfg.BatchMaxEvents) && !p.memory.tight() //nolint:gosec // the bound is positive
 }
 
 // offer takes in a message from the reader, in order. It waits while memory is full, and returns false once stopped says so. The message is
@@ -148,20 +154,19 @@ func (d *driver) offer(m Message, stopped func() bool) bool {
 		d.metrics.skippedMessages.Inc()
 		return true
 	}
-	cost := m.bytes()
-	if !d.memory.take(cost, stopped) {
+	if !d.memory.room(stopped) {
 		return false
 	}
 	now := time.Now()
 	d.mu.Lock()
 	if !d.reading {
 		d.mu.Unlock()
-		d.memory.give(cost)
 		return true
 	}
-	before, _ := d.gather.ready(now)
-	d.gather.add(m, now)
-	after, _ := d.gather.ready(now)
+	d.behind.Store(m.Behind)
+	before, _ := d.gather.ready(now, false)
+	d.memory.take(d.gather.add(&m, now))
+	after, _ := d.gather.ready(now, false)
 	d.read = m.Seq
 	d.mu.Unlock()
 	if before == empty || (after == must && before != must) {
@@ -184,14 +189,14 @@ func (d *driver) position() (uint64, bool) {
 func (d *driver) waiting() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.flight.msgs) + d.gather.events()
+	return d.flight.entry.Messages + d.gather.events()
 }
 
 func (d *driver) oldest() time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.flight.msgs) > 0 {
-		return d.flight.msgs[0].Time
+	if d.flight.entry.Messages > 0 {
+		return d.flight.firstTime
 	}
 	return d.gather.oldest()
 }
@@ -211,11 +216,7 @@ func (d *driver) drain() {
 func (d *driver) close() {
 	d.mu.Lock()
 	d.reading = false
-	cost := d.gather.open.cost
-	for _, b := range d.gather.closed {
-		cost += b.cost
-	}
-	d.gather.closed, d.gather.open = nil, batch{}
+	cost := d.gather.forget()
 	d.mu.Unlock()
 	d.memory.give(cost)
 }

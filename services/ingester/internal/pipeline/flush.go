@@ -13,15 +13,13 @@ import (
 // flush carries one batch from memory into the table. It is the story of every event, in order; after each step stands what a crash at
 // that point means. An error leaves the rest to recover, which runs when the partition's driver starts again, here or elsewhere.
 func (d *driver) flush(ctx context.Context, b batch) error {
-	// 1. Decide what each message is. Nothing is written: this can be done over as often as needed and gives the same.
-	j := d.judge(b.msgs, d.last)
-	defer j.release(d)
+	// 1. What each message is was decided as it came in. Nothing is written: this can be done over as often as needed and gives the same.
 	d.hook(StepJudged)
 	// If we crash here: the messages are in the stream and the ledger does not know them. The next driver reads them again, and may well
 	// cut the batch elsewhere.
 
 	// 2. Dead letters go out before the borders are written down, so that a batch in the ledger has none left to send.
-	if err := d.bury(ctx, j.dead); err != nil {
+	if err := d.bury(ctx, b.dead); err != nil {
 		return err
 	}
 	d.hook(StepBuried)
@@ -29,7 +27,7 @@ func (d *driver) flush(ctx context.Context, b batch) error {
 
 	// 3. Write the borders down, by compare-and-set: from here on this batch is these messages and no others, whoever finishes it. A
 	// writer that was replaced meanwhile is refused here, before it could do any harm.
-	record, err := d.append(ctx, j.entry)
+	record, err := d.append(ctx, b.entry)
 	if err != nil {
 		return err
 	}
@@ -38,10 +36,10 @@ func (d *driver) flush(ctx context.Context, b batch) error {
 	// step 4 under the same tokens.
 
 	// 4. Insert. Each block is there whole or not at all. If we were held up since step 3, somebody may have done it for us.
-	if err := d.commit(ctx, record, j, time.Since(d.appendedAt) > d.cfg.AppendMaxAge); err != nil {
+	if err := d.commit(ctx, record, b.months, time.Since(d.appendedAt) > d.cfg.AppendMaxAge); err != nil {
 		return err
 	}
-	d.metrics.batchEvents.Observe(float64(len(b.msgs)))
+	d.metrics.batchEvents.Observe(float64(record.Messages))
 	d.metrics.rows.Add(float64(record.Rows))
 	d.log.DebugContext(ctx, "batch committed", slog.Uint64("batch", record.Batch), slog.Uint64("last_seq", record.LastSeq),
 		slog.Int("rows", record.Rows), slog.Int("rejected", record.Rejected), slog.Duration("since_first", time.Since(b.since)))
@@ -49,8 +47,8 @@ func (d *driver) flush(ctx context.Context, b batch) error {
 }
 
 // commit puts the rows of a batch that is in the ledger into the table and moves on. doubt: some of them may be there already.
-func (d *driver) commit(ctx context.Context, record ledger.Record, j judgement, doubt bool) error {
-	for _, m := range j.months {
+func (d *driver) commit(ctx context.Context, record ledger.Record, months []monthRows, doubt bool) error {
+	for _, m := range months {
 		if err := d.insert(ctx, record, m, doubt); err != nil {
 			return err
 		}
@@ -93,18 +91,24 @@ func (d *driver) recover(ctx context.Context) error {
 // redrive finishes one batch of an earlier driver, whatever it has done of it.
 func (d *driver) redrive(ctx context.Context, r ledger.Record) error {
 	if breakAckFirst {
-		return d.commit(ctx, r, judgement{}, false)
+		return d.commit(ctx, r, nil, false)
 	}
 	found, err := d.rowsThere(ctx, r)
 	if err != nil {
 		return err
 	}
 	if found == r.Rows {
-		return d.commit(ctx, r, judgement{}, false)
+		return d.commit(ctx, r, nil, false)
 	}
-	msgs, err := retry(ctx, d, "read a batch again from the stream", func(ctx context.Context) (msgs []Message, err error) {
-		err = d.source.Range(ctx, d.partition, r.FirstSeq, r.LastSeq, func(m Message) error { msgs = append(msgs, m); return nil })
-		return msgs, err
+	// Nothing is gathered before recovery is over, so the judge is free.
+	judge := d.gather.judge
+	j, err := retry(ctx, d, "read a batch again from the stream", func(ctx context.Context) (judgement, error) {
+		j := judge.begin(r.PrevHash)
+		err := d.source.Range(ctx, d.partition, r.FirstSeq, r.LastSeq, func(m Message) error { judge.add(&j, &m); return nil })
+		if err != nil {
+			judge.release(&j)
+		}
+		return j, err
 	})
 	if errors.Is(err, ErrGone) {
 		return d.redriveGone(ctx, r, found, err)
@@ -112,15 +116,15 @@ func (d *driver) redrive(ctx context.Context, r ledger.Record) error {
 	if err != nil {
 		return err
 	}
-	j := d.judge(msgs, ledger.Record{Seq: r.Follows, Entry: ledger.Entry{Batch: r.Batch - 1, Hash: r.PrevHash}})
-	defer j.release(d)
+	judge.seal(&j)
+	defer judge.release(&j)
 	if j.entry.Hash != r.Hash || j.entry.Rows != r.Rows {
 		return fmt.Errorf("%w: sequences %d to %d are %d messages, %d rows, hash %s; the ledger has %d, %d, %s",
 			ErrChanged, r.FirstSeq, r.LastSeq, j.entry.Messages, j.entry.Rows, j.entry.Hash, r.Messages, r.Rows, r.Hash)
 	}
 	d.log.InfoContext(ctx, "finishing a batch of an earlier run", slog.Uint64("batch", r.Batch), slog.Int("rows", r.Rows),
 		slog.Int("rows_there", found), slog.String("writer", r.Writer))
-	return d.commit(ctx, r, j, true)
+	return d.commit(ctx, r, j.months, true)
 }
 
 // rowsThere counts the rows of the batch that are in the table once nothing writes them any more.
@@ -154,5 +158,5 @@ func (d *driver) redriveGone(ctx context.Context, r ledger.Record, found int, re
 	}
 	d.log.WarnContext(ctx, "a committed batch has fewer rows than messages: duplicates were folded",
 		slog.Uint64("batch", r.Batch), slog.Int("rows", r.Rows), slog.Int("rows_there", found))
-	return d.commit(ctx, r, judgement{}, false)
+	return d.commit(ctx, r, nil, false)
 }

@@ -13,23 +13,17 @@ import (
 // tokenHashBytes is how much of a batch's hash is in its tokens.
 const tokenHashBytes = 8
 
-// insertion is one block on its way into the table, under a token that stands for exactly these rows for ever.
-type insertion struct {
-	token string
-	rows  Block
-	seqs  []uint64
-	// sent: the token may have been seen by the server. An OK is then no proof: it also means "I have dropped this, I know the token",
-	// and the server writes the token down before the rows.
-	sent bool
-}
-
 // insert puts the rows of one month into the table. With doubt, some insert of them may have happened, or be running.
 //
 // Looking decides, tokens only save work: an insert whose outcome is not known is followed by a read-back of which sequences are there. As
 // long as none is, the same token goes again, so that a first attempt that was only slow, or a former driver that wakes up, is folded into
-// it. Rows get a fresh token when theirs was used up without them, or when only some of a block are missing.
+// it. Rows get a fresh token when theirs was used up without them, or when only some of a block are missing: a token stands for exactly its
+// rows for ever.
 func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt bool) error {
-	in := insertion{token: fmt.Sprintf("%s%d:0", d.tokenPrefix(r), m.Month), rows: m.rows, seqs: m.seqs, sent: doubt}
+	token := fmt.Sprintf("%s%d:0", d.tokenPrefix(r), m.Month)
+	// sent: the token may have been seen by the server. An OK is then no proof: it also means "I have dropped this, I know the token", and
+	// the server writes the token down before the rows.
+	sent := doubt
 	pause := d.newBackoff("insert")
 	works, burnt := false, false
 	defer func() { pause.end(works) }()
@@ -43,10 +37,10 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 				works = err == nil
 				return err
 			}
-			if burnt || breakBlindRetry || len(missing) != len(in.seqs) {
-				fresh := d.reinsertion(r, m, missing)
-				defer d.blocks.put(fresh.rows)
-				in, burnt = fresh, false
+			if burnt || breakBlindRetry || len(missing) != m.rows.Rows() {
+				m.rows.Retain(missing)
+				token = fmt.Sprintf("%s%d:%s", d.tokenPrefix(r), m.Month, rand.Text())
+				sent, burnt = false, false
 			}
 		}
 		if !d.members.Valid() {
@@ -54,10 +48,10 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 			return fmt.Errorf("insert batch %d of partition %d: %w", r.Batch, d.partition, ErrLost)
 		}
 		start := time.Now()
-		err := d.sink.Insert(ctx, in.rows, in.token)
+		err := d.sink.Insert(ctx, m.rows, token)
 		d.metrics.insertSeconds.Observe(time.Since(start).Seconds())
 		works = err == nil
-		if err == nil && !in.sent {
+		if err == nil && !sent {
 			return nil
 		}
 		if err == nil {
@@ -66,7 +60,7 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 		}
 		switch Classify(err, Fatal) {
 		case InDoubt:
-			doubt, in.sent = true, true
+			doubt, sent = true, true
 			d.metrics.inDoubt.Inc()
 		case Transient:
 		default:
@@ -91,33 +85,16 @@ func (d *driver) missing(ctx context.Context, r ledger.Record, m monthRows) (map
 		there = nil
 	}
 	missing := make(map[uint64]struct{})
-	for _, seq := range m.seqs {
+	seqs := m.rows.Seqs()
+	for _, seq := range seqs {
 		if _, ok := there[seq]; !ok {
 			missing[seq] = struct{}{}
 		}
 	}
-	d.metrics.skippedRows.Add(float64(len(m.seqs) - len(missing)))
+	d.metrics.skippedRows.Add(float64(len(seqs) - len(missing)))
 	d.log.InfoContext(ctx, "looked whether an insert was applied", slog.Uint64("batch", r.Batch), slog.Int("month", m.Month),
-		slog.Int("rows", len(m.seqs)), slog.Int("rows_missing", len(missing)))
+		slog.Int("rows", len(seqs)), slog.Int("rows_missing", len(missing)))
 	return missing, nil
-}
-
-// reinsertion is the missing rows of the block under a token nobody has used.
-func (d *driver) reinsertion(r ledger.Record, m monthRows, missing map[uint64]struct{}) insertion {
-	in := insertion{token: fmt.Sprintf("%s%d:%s", d.tokenPrefix(r), m.Month, rand.Text()), rows: d.blocks.get()}
-	for i := range m.msgs {
-		msg := &m.msgs[i]
-		if _, ok := missing[msg.Seq]; !ok {
-			continue
-		}
-		tenant, err := d.decode(msg)
-		if err != nil {
-			continue // cannot be: the same bytes were a row before
-		}
-		in.rows.Append(d.partition, tenant, msg.Seq, msg.Time, &d.raw)
-		in.seqs = append(in.seqs, msg.Seq)
-	}
-	return in
 }
 
 // tokenPrefix is what every token of the batch begins with, and no token of another batch: the hash tells it from the batch of the same number
@@ -139,9 +116,13 @@ func (d *driver) readBack(ctx context.Context, r ledger.Record, b ledger.Block) 
 	})
 }
 
-// append writes e into the ledger.
+// append writes e into the ledger, behind the newest batch there.
 func (d *driver) append(ctx context.Context, e ledger.Entry) (ledger.Record, error) {
+	e.Batch, e.Follows = d.last.Batch+1, d.last.Seq
 	e.CommittedThrough, e.Writer = d.committed, d.cfg.Instance
+	if err := ledger.CheckLink(d.last, ledger.Record{Entry: e}); err != nil {
+		return ledger.Record{}, fmt.Errorf("about to append to the ledger: %w", err)
+	}
 	return retry(ctx, d, "append to the ledger", func(ctx context.Context) (ledger.Record, error) {
 		d.appendedAt = time.Now()
 		return d.ledger.Append(ctx, e)

@@ -14,77 +14,88 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
-// judgement is what a batch comes to: rows by month, dead letters, and the ledger entry that says so. It is a pure function of the messages,
-// the ledger entry before them and ledger.SchemaVersion.
+// judgement is what the messages of a batch come to: rows by month, dead letters, and the ledger entry that says so. The messages themselves
+// are not kept.
 type judgement struct {
-	msgs   []Message
-	entry  ledger.Entry // complete but for CommittedThrough and Writer
-	months []monthRows  // in the order of entry.Blocks
-	dead   []DeadLetter
+	entry     ledger.Entry // once sealed, complete but for its place in the ledger and the writer
+	months    []monthRows  // once sealed, in the order of entry.Blocks
+	dead      []DeadLetter
+	firstTime time.Time // the stream's, of the first message
 }
 
-// monthRows is one block of a batch: where its rows are among the messages, and the rows.
+// monthRows is one block of a batch.
 type monthRows struct {
 	ledger.Block
 	rows Block
-	seqs []uint64
-	msgs []Message // of the whole batch
 }
 
-// judge decides on every message of a batch that follows prev in the ledger.
-func (d *driver) judge(msgs []Message, prev ledger.Record) judgement {
-	j := judgement{msgs: msgs, entry: ledger.Entry{
-		Partition: d.partition,
-		Batch:     prev.Batch + 1,
-		FirstSeq:  msgs[0].Seq,
-		LastSeq:   msgs[len(msgs)-1].Seq,
-		Messages:  len(msgs),
-		Schema:    ledger.SchemaVersion,
-		PrevHash:  prev.Hash,
-		Follows:   prev.Seq,
-		Blocks:    []ledger.Block{},
-	}}
-	hasher := ledger.NewHasher(prev.Hash)
-	for i := range msgs {
-		m := &msgs[i]
-		hasher.Add(m.Seq, m.Time, m.Subject, m.Data)
-		tenant, err := d.decode(m)
-		if err != nil {
-			j.dead = append(j.dead, deadLetter(m, err))
-			continue
-		}
-		b := j.month(d, d.raw.CreatedAt)
-		b.rows.Append(d.partition, tenant, m.Seq, m.Time, &d.raw)
-		b.seqs = append(b.seqs, m.Seq)
+// judge decides on the messages of a partition one by one, as they are read. What it says of a batch is a pure function of the batch's messages,
+// the hash it begins with, and ledger.SchemaVersion.
+type judge struct {
+	partition int
+	blocks    *blockPool
+	decoder   events.Decoder
+	raw       events.Raw
+	hasher    *ledger.Hasher // over the batch that is open
+}
+
+func newJudge(partition int, blocks *blockPool) *judge {
+	return &judge{partition: partition, blocks: blocks, hasher: ledger.NewHasher(ledger.Digest{})}
+}
+
+// begin opens a batch that follows the one with the hash prev. There is one open batch at a time.
+func (g *judge) begin(prev ledger.Digest) judgement {
+	g.hasher.Reset(prev)
+	return judgement{entry: ledger.Entry{Partition: g.partition, Schema: ledger.SchemaVersion, PrevHash: prev, Blocks: []ledger.Block{}}}
+}
+
+// add decides on the next message of the open batch, and returns about how many bytes of memory it takes from now on.
+func (g *judge) add(j *judgement, m *Message) int {
+	if j.entry.Messages == 0 {
+		j.entry.FirstSeq, j.firstTime = m.Seq, m.Time
 	}
+	j.entry.LastSeq = m.Seq
+	j.entry.Messages++
+	g.hasher.Add(m.Seq, m.Time, m.Subject, m.Data)
+	tenant, err := g.decode(m)
+	if err != nil {
+		j.dead = append(j.dead, deadLetter(m, err))
+		return m.bytes()
+	}
+	month := g.month(j, g.raw.CreatedAt)
+	month.rows.Append(g.partition, tenant, m.Seq, m.Time, &g.raw)
+	return rowOverhead + len(g.raw.ActorID) + len(g.raw.ResourceID) + len(g.raw.Metadata) + len(g.raw.Reasoning)
+}
+
+// seal ends the open batch.
+func (g *judge) seal(j *judgement) {
 	slices.SortFunc(j.months, func(a, b monthRows) int { return cmp.Compare(a.Month, b.Month) })
 	for i := range j.months {
-		j.months[i].Rows = len(j.months[i].seqs)
+		j.months[i].Rows = j.months[i].rows.Rows()
 		j.entry.Blocks = append(j.entry.Blocks, j.months[i].Block)
 		j.entry.Rows += j.months[i].Rows
 	}
 	j.entry.Rejected = len(j.dead)
-	j.entry.Hash = hasher.Sum()
-	return j
+	j.entry.Hash = g.hasher.Sum()
 }
 
-// decode reads m into d.raw.
-func (d *driver) decode(m *Message) (uuid.UUID, error) {
+// decode reads m into g.raw.
+func (g *judge) decode(m *Message) (uuid.UUID, error) {
 	_, tenant, err := events.ParseLogSubject(m.Subject)
 	if err != nil {
 		return tenant, err
 	}
-	return tenant, d.decoder.Decode(m.Data, tenant, m.Time, &d.raw)
+	return tenant, g.decoder.Decode(m.Data, tenant, m.Time, &g.raw)
 }
 
 // month returns the block that a row created at the time belongs to. Almost always that is the block of the row before.
-func (j *judgement) month(d *driver, created int64) *monthRows {
+func (g *judge) month(j *judgement, created int64) *monthRows {
 	t := time.UnixMicro(created).UTC()
 	month := t.Year()*100 + int(t.Month())
 	i := slices.IndexFunc(j.months, func(b monthRows) bool { return b.Month == month })
 	if i < 0 {
 		i = len(j.months)
-		j.months = append(j.months, monthRows{Block: ledger.Block{Month: month, MinCreated: created, MaxCreated: created}, rows: d.blocks.get(), msgs: j.msgs})
+		j.months = append(j.months, monthRows{Block: ledger.Block{Month: month, MinCreated: created, MaxCreated: created}, rows: g.blocks.get()})
 	}
 	b := &j.months[i]
 	b.MinCreated = min(b.MinCreated, created)
@@ -93,9 +104,9 @@ func (j *judgement) month(d *driver, created int64) *monthRows {
 }
 
 // release gives the memory of the rows back.
-func (j *judgement) release(d *driver) {
+func (g *judge) release(j *judgement) {
 	for _, b := range j.months {
-		d.blocks.put(b.rows)
+		g.blocks.put(b.rows)
 	}
 	j.months = nil
 }
@@ -120,7 +131,7 @@ func deadLetter(m *Message, err error) DeadLetter {
 	return l
 }
 
-// blockPool keeps the memory of blocks between batches; there are never more than a few at a time.
+// blockPool keeps the memory of blocks between batches.
 type blockPool struct {
 	fresh func() Block
 	free  chan Block

@@ -1,45 +1,52 @@
 package pipeline
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
-// memory bounds the messages held by all drivers together. Safe for concurrent use.
+// memory bounds what all drivers hold together. Safe for concurrent use.
 type memory struct {
+	limit int64
+	used  atomic.Int64
+
 	mu    sync.Mutex
 	freed sync.Cond
-	used  int
-	limit int
 }
 
 func newMemory(limit int) *memory {
-	m := &memory{limit: limit}
+	m := &memory{limit: int64(limit)}
 	m.freed.L = &m.mu
 	return m
 }
 
-// take waits until there is room for n bytes and takes it; a single message always finds room in an empty memory. It returns false, and
-// takes nothing, once stopped says so; wake must be called when that changes.
-func (m *memory) take(n int, stopped func() bool) bool {
+// room waits until the limit is not reached, so that it is exceeded by one message for each reader at most. It returns false once stopped says
+// so; wake must be called when that changes.
+func (m *memory) room(stopped func() bool) bool {
+	if m.used.Load() < m.limit {
+		return true
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.used > 0 && m.used+n > m.limit {
+	for m.used.Load() >= m.limit {
 		if stopped() {
 			return false
 		}
 		m.freed.Wait()
 	}
-	m.used += n
 	return true
 }
 
+// take notes n bytes as used.
+func (m *memory) take(n int) { m.used.Add(int64(n)) }
+
 // give returns n bytes.
 func (m *memory) give(n int) {
-	m.mu.Lock()
-	m.used -= n
-	m.mu.Unlock()
-	m.freed.Broadcast()
+	m.used.Add(-int64(n))
+	m.wake()
 }
 
-// wake makes every waiter look whether it should stop.
+// wake makes every waiter look whether there is room or it should stop.
 func (m *memory) wake() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -47,14 +54,6 @@ func (m *memory) wake() {
 }
 
 // tight says that more than half is taken: batches should go rather than grow.
-func (m *memory) tight() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.used > m.limit/2
-}
+func (m *memory) tight() bool { return m.used.Load() > m.limit/2 }
 
-func (m *memory) inUse() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.used
-}
+func (m *memory) inUse() int { return int(m.used.Load()) }

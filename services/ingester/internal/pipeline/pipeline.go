@@ -25,10 +25,15 @@ type Message struct {
 	// Subject is what the stream stores it under: audit.log.<partition>.<tenant>.
 	Subject string
 	Data    []byte
+	// Behind is how many messages its reader had still before it when this one was sent.
+	Behind uint64
 }
 
-// messageOverhead is about what a message takes in memory beside its payload, in bytes.
-const messageOverhead = 256
+// About what things take in memory, in bytes: a message beside its payload, a row beside its texts.
+const (
+	messageOverhead = 256
+	rowOverhead     = 80
+)
 
 func (m *Message) bytes() int { return len(m.Data) + messageOverhead }
 
@@ -78,6 +83,10 @@ type Block interface {
 	// Append copies ev, which may be reused afterwards.
 	Append(partition int, tenant uuid.UUID, seq uint64, ingestedAt time.Time, ev *events.Raw)
 	Rows() int
+	// Seqs are the rows' sequences. They are the block's own until it changes.
+	Seqs() []uint64
+	// Retain takes out the rows whose sequence is not in keep.
+	Retain(keep map[uint64]struct{})
 	// Reset empties the block and keeps its memory.
 	Reset()
 }
@@ -130,13 +139,16 @@ const (
 	DefaultBatchMaxEvents = 20_000
 	// DefaultBatchMaxBytes bounds the payload of a batch, again to keep it one block (256 MiB there).
 	DefaultBatchMaxBytes = 8 << 20
-	// DefaultMemory bounds the messages in memory over all partitions, in bytes. Beyond it the stream is not read on.
+	// DefaultMemory bounds the rows and dead letters in memory over all partitions, in bytes. Beyond it the stream is not read on.
 	DefaultMemory = 64 << 20
 	// DefaultFlushers is how many batches are flushed at the same time.
 	DefaultFlushers = 4
 	// DefaultLingerMin is how long the first event of a batch waits for company when there is little to do, DefaultLingerMax when there is much.
 	DefaultLingerMin = 40 * time.Millisecond
 	DefaultLingerMax = 750 * time.Millisecond
+	// DefaultLingerBehind is how long it waits while the reader is behind and there is memory: waiting makes large batches, and those are
+	// what catches up.
+	DefaultLingerBehind = 3 * time.Second
 	// DefaultInsertRate is how many batches a second, over all partitions, are cut before they are full or DefaultLingerMax old.
 	DefaultInsertRate = 20
 	// DefaultBackoffMin is the bound of the first pause after a fault.
@@ -156,6 +168,7 @@ type Config struct {
 	Flushers       int
 	LingerMin      time.Duration
 	LingerMax      time.Duration
+	LingerBehind   time.Duration
 	InsertRate     float64
 	Drain          time.Duration
 	AppendMaxAge   time.Duration
@@ -186,6 +199,7 @@ func (c *Config) setDefaults() {
 	def(&c.Flushers, DefaultFlushers)
 	defDuration(&c.LingerMin, DefaultLingerMin)
 	defDuration(&c.LingerMax, DefaultLingerMax)
+	defDuration(&c.LingerBehind, DefaultLingerBehind)
 	defDuration(&c.Drain, DefaultDrain)
 	defDuration(&c.BackoffMin, DefaultBackoffMin)
 	defDuration(&c.AppendMaxAge, DefaultAppendMaxAge)

@@ -43,6 +43,7 @@ type Pipeline struct {
 	memory    *memory
 	pacer     *pacer
 	flushers  chan struct{}
+	behind    atomic.Uint64 // how many messages the reader had before it a moment ago
 	blocks    *blockPool
 	scouts    *scouts
 

@@ -237,8 +237,12 @@ type block struct{ seqs []uint64 }
 func (b *block) Append(_ int, _ uuid.UUID, seq uint64, _ time.Time, _ *events.Raw) {
 	b.seqs = append(b.seqs, seq)
 }
-func (b *block) Rows() int { return len(b.seqs) }
-func (b *block) Reset()    { b.seqs = b.seqs[:0] }
+func (b *block) Rows() int      { return len(b.seqs) }
+func (b *block) Seqs() []uint64 { return b.seqs }
+func (b *block) Retain(keep map[uint64]struct{}) {
+	b.seqs = slices.DeleteFunc(b.seqs, func(seq uint64) bool { _, ok := keep[seq]; return !ok })
+}
+func (b *block) Reset() { b.seqs = b.seqs[:0] }
 
 func (p *process) NewBlock() Block { return &block{} }
 
