@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,30 +39,26 @@ type Ack struct {
 // Publisher publishes events durably. What is published while an earlier publish is on its way goes out together, as one atomic batch that costs
 // the server one flush to disk; the first of all goes at once. It is safe for concurrent use.
 //
-// One group of events is on its way at any time and the next one goes when it is settled, so the events of a tenant are stored in the order
-// in which one goroutine published them, retries included. There is one exception: when a batch is refused (it held an event that the stream
-// already has, or refuses), its events go out singly, and if the connection breaks in the middle of that, an event can come after
-// a later one.
+// Each tenant has one of a few lanes. In each lane one group of events is on its way at any time and the next one goes when it is settled, so the
+// events of a tenant are stored in the order in which one goroutine published them, retries included, while those of other tenants do not wait
+// for it. There is one exception: when a batch is refused (it held an event that the stream already has, or refuses), its events go out singly,
+// and if the connection breaks in the middle of that, an event can come after a later one.
 type Publisher struct {
 	nc   *nats.Conn
 	opts publisherOptions
 
 	// slots holds one token for each event that is not settled.
 	slots chan struct{}
-	// wake tells the loop that the queue is no longer empty.
-	wake chan struct{}
-	// closing is closed when no more events are taken, stopped when the loop has ended.
+	// closing is closed when no more events are taken, stopped when all lanes have ended.
 	closing, stopped chan struct{}
 	// ctx ends when Close gives up on what is pending.
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	queue  []*Future
+	mu     sync.Mutex // guards closed and the lanes' queues
 	closed bool
 
-	// wire is used by the loop alone.
-	wire *wire
+	lanes [lanes]*lane
 }
 
 // NewPublisher publishes over nc, which stays the caller's: close the publisher first, then the connection. The connection should reconnect for ever
@@ -73,17 +68,31 @@ func NewPublisher(nc *nats.Conn, options ...Option) (*Publisher, error) {
 	for _, set := range options {
 		set(&o)
 	}
-	w, err := newWire(nc, o)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Publisher{
-		nc: nc, opts: o, wire: w, ctx: ctx, cancel: cancel,
-		slots: make(chan struct{}, o.maxPending), wake: make(chan struct{}, 1),
-		closing: make(chan struct{}), stopped: make(chan struct{}),
+		nc: nc, opts: o, ctx: ctx, cancel: cancel,
+		slots: make(chan struct{}, o.maxPending), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	go p.loop()
+	for i := range p.lanes {
+		w, err := newWire(nc, o)
+		if err != nil {
+			cancel()
+			for _, l := range p.lanes[:i] {
+				l.wire.close()
+			}
+			return nil, err
+		}
+		p.lanes[i] = &lane{Publisher: p, wire: w, wake: make(chan struct{}, 1)}
+	}
+	var running sync.WaitGroup
+	for _, l := range p.lanes {
+		running.Go(l.run)
+	}
+	go func() {
+		running.Wait()
+		cancel()
+		close(p.stopped)
+	}()
 	return p, nil
 }
 
@@ -126,32 +135,10 @@ func (p *Publisher) PublishAsync(ctx context.Context, e Event) (*Future, error) 
 	if limit := p.nc.MaxPayload(); limit > 0 && int64(len(f.data)+maxHeaderBytes) > limit {
 		return nil, fmt.Errorf("event %s of %d bytes: %w (%d)", f.id, len(f.data), ErrTooLarge, limit)
 	}
-	if err := p.enqueue(ctx, f); err != nil {
+	if err := p.lane(e.TenantID).enqueue(ctx, f); err != nil {
 		return nil, fmt.Errorf("publish event %s: %w", f.id, err)
 	}
 	return f, nil
-}
-
-// enqueue waits for room and puts f behind what was published before.
-func (p *Publisher) enqueue(ctx context.Context, f *Future) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := p.takeSlot(ctx); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		<-p.slots
-		return ErrClosed
-	}
-	p.queue = append(p.queue, f)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-	return nil
 }
 
 func (p *Publisher) takeSlot(ctx context.Context) error {
@@ -193,92 +180,6 @@ func (p *Publisher) Close(ctx context.Context) error {
 	}
 }
 
-// loop sends one group after the other until the publisher is closed and the queue is empty.
-func (p *Publisher) loop() {
-	defer close(p.stopped)
-	defer p.cancel()
-	defer p.wire.close()
-	for {
-		group := p.take()
-		if len(group) > 0 {
-			p.settle(group)
-			if len(group) > 1 {
-				// The callers of this group are ready to run and likely publish again: let them, so that the next
-				// group is theirs and not a single event.
-				runtime.Gosched()
-			}
-			continue
-		}
-		select {
-		case <-p.wake:
-		case <-p.closing:
-			if p.drained() {
-				return
-			}
-		}
-	}
-}
-
-// drained says that nothing is queued. Once closed, nothing can be any more.
-func (p *Publisher) drained() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.queue) == 0
-}
-
-// take removes the next group from the queue: as many as a batch may hold, or as many as may go out singly without waiting in between.
-func (p *Publisher) take() []*Future {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n, bytes := 0, 0
-	for n < len(p.queue) && n < p.wire.groupSize() {
-		bytes += len(p.queue[n].data)
-		if n > 0 && bytes > maxBatchBytes {
-			break
-		}
-		n++
-	}
-	group := p.queue[:n:n]
-	p.queue = p.queue[n:]
-	return group
-}
-
-// settle tries a group until each of its events is stored, refused or given up.
-func (p *Publisher) settle(group []*Future) {
-	var err error
-	for attempt := 0; ; attempt++ {
-		if group = p.unsettled(group, err); len(group) == 0 {
-			return
-		}
-		if attempt > 0 {
-			p.wire.pause(p.ctx, attempt)
-		}
-		err = p.wire.send(p.ctx, group, attempt)
-	}
-}
-
-// unsettled returns the events that are to be tried (again), and gives up on the others. err is why the last attempt failed.
-func (p *Publisher) unsettled(group []*Future, err error) []*Future {
-	rest := make([]*Future, 0, len(group))
-	now := time.Now()
-	for _, f := range group {
-		switch {
-		case f.settled:
-		case p.ctx.Err() != nil:
-			f.fail(fmt.Errorf("%w: %w", ErrUnconfirmed, ErrClosed))
-		case f.abandoned.Load():
-			f.fail(ErrUnconfirmed) // nobody waits
-		case p.nc.IsClosed():
-			f.fail(fmt.Errorf("%w: %w", ErrUnconfirmed, nats.ErrConnectionClosed))
-		case now.After(f.deadline) && err != nil:
-			f.fail(fmt.Errorf("%w within %s: %w", ErrUnconfirmed, p.opts.retryFor, err))
-		default:
-			rest = append(rest, f)
-		}
-	}
-	return rest
-}
-
 // Future is an event on its way.
 type Future struct {
 	p       *Publisher
@@ -289,7 +190,7 @@ type Future struct {
 	deadline time.Time
 	// abandoned is set when nobody waits for it any more.
 	abandoned atomic.Bool
-	// settled, ack and err are written by the loop, before done is closed.
+	// settled, ack and err are written by the lane, before done is closed.
 	settled bool
 	ack     Ack
 	err     error
