@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -32,6 +33,9 @@ const fixedRowBytes = 2 + 16 + 8 + 16 + 3 + 1 + 8 + 8
 
 // Append adds one row, copying the bytes of ev. ingestedAt is the stream's own time of the message, seq its sequence there.
 func (c *Columns) Append(partition int, tenant uuid.UUID, seq uint64, ingestedAt time.Time, ev *events.Raw) {
+	if len(c.streamSeq) == cap(c.streamSeq) {
+		c.grow()
+	}
 	c.partition = append(c.partition, uint16(partition))
 	c.tenantID = append(c.tenantID, tenant)
 	c.createdAt.Data = append(c.createdAt.Data, proto.DateTime64(ev.CreatedAt))
@@ -45,6 +49,24 @@ func (c *Columns) Append(partition int, tenant uuid.UUID, seq uint64, ingestedAt
 	c.reasoning.append(ev.Reasoning, ev.HasReasoning)
 	c.ingestedAt.Data = append(c.ingestedAt.Data, proto.DateTime64(ingestedAt.UnixMicro()))
 	c.streamSeq = append(c.streamSeq, seq)
+}
+
+// minRows is the room of a block that has just been made.
+const minRows = 64
+
+// grow makes room for as many rows again: append alone grows long slices by a quarter, and would copy each row several times.
+func (c *Columns) grow() {
+	n := max(len(c.streamSeq), minRows)
+	c.partition = slices.Grow(c.partition, n)
+	c.tenantID = slices.Grow(c.tenantID, n)
+	c.createdAt.Data = slices.Grow(c.createdAt.Data, n)
+	c.id = slices.Grow(c.id, n)
+	for _, l := range []*labelColumn{&c.actorType, &c.action, &c.resourceType} {
+		l.keys = slices.Grow(l.keys, n)
+	}
+	c.reasoning.nulls = slices.Grow(c.reasoning.nulls, n)
+	c.ingestedAt.Data = slices.Grow(c.ingestedAt.Data, n)
+	c.streamSeq = slices.Grow(c.streamSeq, n)
 }
 
 // Rows is how many rows were appended since the last Reset.
@@ -90,7 +112,7 @@ func retain[S ~[]E, E any](values S, kept []bool) S {
 func (c *Columns) Bytes() int {
 	n := c.Rows() * fixedRowBytes
 	for _, t := range []*textColumn{&c.actorID, &c.resourceID, &c.metadata, &c.reasoning.values, &c.actorType.dict, &c.action.dict, &c.resourceType.dict} {
-		n += len(t.wire)
+		n += t.bytes
 	}
 	return n
 }

@@ -2,51 +2,101 @@ package clickhouse
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
 
 // textColumn is a String column kept as it goes over the wire: each value behind its length. So a value is copied once, from the message, and the
-// block is sent from this memory as it is.
+// block is sent from this memory as it is. The memory is chunks that all blocks share: a column takes what it needs, and never moves.
 type textColumn struct {
-	wire []byte
-	rows int
+	chunks []*chunk // all but the last are full
+	rows   int
+	bytes  int
 }
 
 var _ proto.ColInput = (*textColumn)(nil)
 
+// chunk is some values, each whole.
+type chunk struct{ wire []byte }
+
+// chunkBytes is the size of a chunk, unless it holds one larger value.
+const chunkBytes = 32 << 10
+
+var chunks = sync.Pool{New: func() any { return &chunk{wire: make([]byte, 0, chunkBytes)} }}
+
 func (c *textColumn) append(v []byte) {
-	c.wire = binary.AppendUvarint(c.wire, uint64(len(v)))
-	c.wire = append(c.wire, v...)
+	k := c.room(len(v) + binary.MaxVarintLen64)
+	before := len(k.wire)
+	k.wire = binary.AppendUvarint(k.wire, uint64(len(v)))
+	k.wire = append(k.wire, v...)
+	c.bytes += len(k.wire) - before
 	c.rows++
 }
 
-// retain moves the values of the rows that are kept together.
-func (c *textColumn) retain(kept []bool) {
-	out, rest := c.wire[:0], c.wire
-	c.rows = 0
-	for _, keep := range kept {
-		n, head := binary.Uvarint(rest)
-		end := head + int(n) //nolint:gosec // the length of a slice
-		if keep {
-			out = append(out, rest[:end]...)
-			c.rows++
-		}
-		rest = rest[end:]
+// room returns a chunk that n more bytes fit into.
+func (c *textColumn) room(n int) *chunk {
+	if last := len(c.chunks) - 1; last >= 0 && cap(c.chunks[last].wire)-len(c.chunks[last].wire) >= n {
+		return c.chunks[last]
 	}
-	c.wire = out
+	var k *chunk
+	if n > chunkBytes {
+		k = &chunk{wire: make([]byte, 0, n)}
+	} else {
+		k = chunks.Get().(*chunk) //nolint:forcetypeassert // New makes nothing else
+	}
+	c.chunks = append(c.chunks, k)
+	return k
 }
 
-func (c *textColumn) reset() { c.wire, c.rows = c.wire[:0], 0 }
+// retain takes out the values of the rows that are not kept.
+func (c *textColumn) retain(kept []bool) {
+	row := 0
+	c.rows, c.bytes = 0, 0
+	for _, k := range c.chunks {
+		out, rest := k.wire[:0], k.wire
+		for len(rest) > 0 {
+			n, head := binary.Uvarint(rest)
+			end := head + int(n) //nolint:gosec // the length of a slice
+			if kept[row] {
+				out = append(out, rest[:end]...)
+				c.rows++
+			}
+			rest = rest[end:]
+			row++
+		}
+		k.wire = out
+		c.bytes += len(out)
+	}
+}
+
+func (c *textColumn) reset() {
+	for i, k := range c.chunks {
+		if cap(k.wire) == chunkBytes {
+			k.wire = k.wire[:0]
+			chunks.Put(k)
+		}
+		c.chunks[i] = nil
+	}
+	c.chunks, c.rows, c.bytes = c.chunks[:0], 0, 0
+}
 
 func (c *textColumn) Type() proto.ColumnType { return proto.ColumnTypeString }
 
 func (c *textColumn) Rows() int { return c.rows }
 
-func (c *textColumn) EncodeColumn(b *proto.Buffer) { b.PutRaw(c.wire) }
+func (c *textColumn) EncodeColumn(b *proto.Buffer) {
+	for _, k := range c.chunks {
+		b.PutRaw(k.wire)
+	}
+}
 
-func (c *textColumn) WriteColumn(w *proto.Writer) { w.ChainWrite(c.wire) }
+func (c *textColumn) WriteColumn(w *proto.Writer) {
+	for _, k := range c.chunks {
+		w.ChainWrite(k.wire)
+	}
+}
 
 // nullableText is a Nullable(String) column.
 type nullableText struct {

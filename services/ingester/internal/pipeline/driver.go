@@ -139,9 +139,12 @@ func (d *driver) due(now time.Time) (bool, time.Time) {
 	return false, until
 }
 
-// catchingUp says that the reader is at least a batch behind and has memory to go on: batches should grow rather than go.
+// batchesBehind is how many full batches the reader must have before it to count as behind.
+const batchesBehind = 4
+
+// catchingUp says that the reader is behind and has memory to go on: batches should grow rather than go.
 func (p *Pipeline) catchingUp() bool {
-	return p.behind.Load() >= uint64(p.cfg.BatchMaxEvents) && !p.memory.tight() //nolint:gosec // the bound is positive
+	return p.behind.Load() >= batchesBehind*uint64(p.cfg.BatchMaxEvents) && !p.memory.tight() //nolint:gosec // the bound is positive
 }
 
 // offer takes in a message from the reader, in order. It waits while memory is full, and returns false once stopped says so. The message is

@@ -53,7 +53,7 @@ func (m *memory) wake() {
 	m.freed.Broadcast()
 }
 
-// tight says that more than half is taken: batches should go rather than grow.
-func (m *memory) tight() bool { return m.used.Load() > m.limit/2 }
+// tight says that more than three quarters are taken: batches should go rather than grow, and the rest is for reading on meanwhile.
+func (m *memory) tight() bool { return m.used.Load() > m.limit/4*3 }
 
 func (m *memory) inUse() int { return int(m.used.Load()) }

@@ -146,9 +146,9 @@ const (
 	// DefaultLingerMin is how long the first event of a batch waits for company when there is little to do, DefaultLingerMax when there is much.
 	DefaultLingerMin = 40 * time.Millisecond
 	DefaultLingerMax = 750 * time.Millisecond
-	// DefaultLingerBehind is how long it waits while the reader is behind and there is memory: waiting makes large batches, and those are
-	// what catches up.
-	DefaultLingerBehind = 3 * time.Second
+	// DefaultLingerBehind is how long it waits at most while the reader is behind by several batches and there is memory to read on: waiting
+	// makes large batches, and those are what catches up.
+	DefaultLingerBehind = 10 * time.Second
 	// DefaultInsertRate is how many batches a second, over all partitions, are cut before they are full or DefaultLingerMax old.
 	DefaultInsertRate = 20
 	// DefaultBackoffMin is the bound of the first pause after a fault.
