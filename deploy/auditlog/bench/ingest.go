@@ -54,13 +54,19 @@ func benchIngest(ctx context.Context, o options) (err error) {
 	}
 	report("bare native insert of the same rows", n, insert, "")
 
-	before := e.cpu()
+	ch, nats := e.clickhouseCPU(), processCPU(e.cmd.Process.Pid)
 	took, cost, err := drain(ctx, e, nc, o)
 	if err != nil {
 		return fmt.Errorf("drain: %w", err)
 	}
 	report("the ingester's drain, start to last ack", n, took,
-		fmt.Sprintf("%.2f CPU s and %.0f MiB peak in the ingester, %.2f CPU s in the engines", cost.cpu, cost.peakMiB, e.cpu()-before))
+		fmt.Sprintf("%.2f CPU s and %.0f MiB peak in the ingester, CPU s of NATS %.2f and ClickHouse %.2f",
+			cost.cpu, cost.peakMiB, processCPU(e.cmd.Process.Pid)-nats, e.clickhouseCPU()-ch))
+	parts, err := e.query(ctx, "SELECT value FROM system.events WHERE event = 'MergedRows'")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  rows merged by then: %s\n", parts)
 	rows, err := e.query(ctx, "SELECT count(), uniqExact(stream_seq), max(parts) FROM event_log, (SELECT max(n) AS parts FROM (SELECT count() AS n FROM system.parts WHERE active AND table = 'event_log' GROUP BY partition)) AS p")
 	if err != nil {
 		return err

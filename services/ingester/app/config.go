@@ -49,7 +49,7 @@ type Config struct {
 	Retention time.Duration
 	// BatchMaxEvents and BatchMaxBytes bound a batch (AUDIT_BATCH_MAX_EVENTS, AUDIT_BATCH_MAX_BYTES), in events and bytes of payload.
 	BatchMaxEvents, BatchMaxBytes int
-	// Memory bounds the messages in memory (AUDIT_MEMORY_BYTES), in bytes. The process takes about twice that at most, and 60 MiB.
+	// Memory bounds the rows and dead letters in memory (AUDIT_MEMORY_BYTES), in bytes. The process takes about twice that at most, and 60 MiB.
 	Memory int
 	// Flushers is how many batches are written at the same time (AUDIT_FLUSHERS).
 	Flushers int

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -105,10 +106,17 @@ func (c *commands) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if c.getenv("GOGC") == "" {
+				debug.SetGCPercent(gcPercent)
+			}
 			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: cfg.LogLevel})))
 		},
 	}
 }
+
+// gcPercent is how much garbage may gather, in percent of what is in use, unless GOGC says otherwise. Nearly all that is in use is columns,
+// which hold no pointers and cost a collection nothing: to collect twice as often as Go does by default saves memory and next to no time.
+const gcPercent = 50
 
 // serve runs a service and its ops server until ctx is done or one of them fails. The ops server comes first, so that it can say what a start waits for,
 // and goes last, when the last batch is written.

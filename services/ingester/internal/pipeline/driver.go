@@ -166,7 +166,6 @@ func (d *driver) offer(m Message, stopped func() bool) bool {
 		d.mu.Unlock()
 		return true
 	}
-	d.behind.Store(m.Behind)
 	before, _ := d.gather.ready(now, false)
 	d.memory.take(d.gather.add(&m, now))
 	after, _ := d.gather.ready(now, false)

@@ -54,7 +54,7 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 	}
 	reg.MustRegister(m.retries)
 	gauge("partitions_driven", "Partitions this process drives and reads.", func() float64 { return float64(len(p.Driven())) })
-	gauge("memory_bytes", "Messages in memory.", func() float64 { return float64(p.memory.inUse()) })
+	gauge("memory_bytes", "Rows and dead letters in memory, in bytes.", func() float64 { return float64(p.memory.inUse()) })
 	gauge("lag_messages", "Messages of this process's partitions that are not yet in the table.", func() float64 { return float64(p.lagMessages()) })
 	gauge("lag_seconds", "Age of the oldest message in memory that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
 	return m

@@ -256,6 +256,7 @@ func (p *Pipeline) restartReader(work context.Context) {
 	})
 	go func() {
 		p.readEnded <- p.source.Read(ctx, after, func(partition int, m Message) bool {
+			p.behind.Store(m.Behind)
 			d := drivers[partition]
 			return d == nil || d.offer(m, stopped.Load)
 		})
