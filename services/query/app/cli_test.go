@@ -71,6 +71,25 @@ func TestKeyCommands(t *testing.T) {
 	}
 }
 
+// Ensure programs can read what is wrong with policies, and that nothing is.
+func TestCheckAsJSON(t *testing.T) {
+	s := &system{}
+	broken := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(broken, "x.cedar"), []byte("permit ("), 0o600))
+	out, _, code := s.run(t, "policy", "check", "--json", broken)
+	var problems []struct {
+		File, What string
+		Line       int
+	}
+	must(t, json.Unmarshal([]byte(out), &problems))
+	if code != 1 || len(problems) == 0 || problems[0].File != "x.cedar" || problems[0].Line != 1 || problems[0].What == "" {
+		t.Errorf("exit status %d, %s", code, out)
+	}
+	if out, _, code := s.run(t, "policy", "check", "--json"); code != 0 || out != "[]\n" {
+		t.Errorf("built-in: exit status %d, %q", code, out)
+	}
+}
+
 // Ensure what is wrong with a call is said at once, with the exit status that stands for it.
 func TestCommandFaults(t *testing.T) {
 	s := &system{env: map[string]string{"AUDIT_NATS_URL": shared.NATSURL()}}

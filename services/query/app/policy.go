@@ -36,20 +36,36 @@ func (c *cli) policyCommand() *cobra.Command {
 }
 
 func (c *cli) checkPolicies() *cobra.Command {
-	return &cobra.Command{Use: "check [DIR]", Short: "Find everything that keeps a directory of policies from going into force", Args: usage(cobra.MaximumNArgs(1)),
+	var asJSON bool
+	cmd := &cobra.Command{Use: "check [DIR]", Short: "Find everything that keeps a directory of policies from going into force", Args: usage(cobra.MaximumNArgs(1)),
 		Long: "Find everything that keeps a directory of policies from going into force. Without DIR: AUDIT_POLICY_DIR, or the built-in policies.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := c.dir(args)
 			problems := policy.Check(dir)
-			for _, p := range problems {
-				_, _ = fmt.Fprintln(c.stdout, p)
+			if err := c.printProblems(dir, problems, asJSON); err != nil {
+				return err
 			}
 			if len(problems) > 0 {
-				return fmt.Errorf("%w: %d problems", errPolicies, len(problems))
+				return fmt.Errorf("%w: problems found: %d", errPolicies, len(problems))
 			}
-			_, err := fmt.Fprintf(c.stdout, "%s: in order\n", dirName(dir))
-			return err
+			return nil
 		}}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of the problems")
+	return cmd
+}
+
+func (c *cli) printProblems(dir string, problems []policy.Problem, asJSON bool) error {
+	if asJSON {
+		return c.printJSON(append([]policy.Problem{}, problems...)) // none is [], not null
+	}
+	for _, p := range problems {
+		_, _ = fmt.Fprintln(c.stdout, p)
+	}
+	if len(problems) > 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(c.stdout, "%s: in order\n", dirName(dir))
+	return err
 }
 
 func (c *cli) dir(args []string) string {

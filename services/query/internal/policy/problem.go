@@ -8,13 +8,14 @@ import (
 // Problem is one thing wrong with a directory of policies: it would be refused.
 type Problem struct {
 	// File is the path in the directory, "." for the directory itself.
-	File string
+	File string `json:"file"`
 	// Line is where the policy begins, or where parsing failed; 0 when it is about the file as a whole.
-	Line int
+	Line int `json:"line,omitempty"`
 	// Policy is the @id of the policy, if it has one.
-	Policy string
-	// What is wrong, and what to write instead.
-	What, Fix string
+	Policy string `json:"policy,omitempty"`
+	// What is wrong, and Fix what to write instead.
+	What string `json:"what"`
+	Fix  string `json:"fix,omitempty"`
 }
 
 // String is the problem as a compiler would print it: file:line: policy: what; fix.
