@@ -96,6 +96,8 @@ type rig struct {
 	nc  *nats.Conn
 	js  natsjs.JetStream
 	cfg Config
+
+	metrics sync.Map // of each *Service in this process, a prometheus.Gatherer
 }
 
 func newRig(t *testing.T) *rig {
@@ -198,11 +200,13 @@ func (r *rig) serve(t *testing.T, change func(*Config)) (*Service, func()) {
 	}
 	log := slog.New(slog.NewTextHandler(newLog(t, "ingester"), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
-	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: prometheus.NewRegistry()})
+	reg := prometheus.NewRegistry()
+	svc, err := New(ctx, cfg, Deps{Log: log, Registerer: reg})
 	if err != nil {
 		cancel()
 		t.Fatal(err)
 	}
+	r.metrics.Store(svc, reg)
 	done := make(chan error, 1)
 	go func() { done <- svc.Run(ctx) }()
 	stop := sync.OnceFunc(func() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,12 +15,15 @@ import (
 // reader is one consumer without acknowledgements and what has come from it. It ends itself with the first thing that is not in order: where
 // to go on is known elsewhere.
 type reader struct {
-	deliver func(partition int, m pipeline.Message) bool
-	fail    context.CancelCauseFunc
+	deliver    func(partition int, m pipeline.Message) bool
+	fail       context.CancelCauseFunc
+	partitions []int // that it is to deliver; others may be among them
 
 	name     string
 	consumer jetstream.Consumer
 	consume  jetstream.ConsumeContext
+
+	at atomic.Uint64 // sequence of the newest message that was delivered; one that waits for room in memory was not
 
 	mu       sync.Mutex // held while a message is delivered
 	received uint64     // deliveries
@@ -28,6 +32,7 @@ type reader struct {
 
 // start begins to deliver from the sequence on; filter is a subject or empty.
 func (r *reader) start(ctx context.Context, stream jetstream.Stream, from uint64, filter string) error {
+	r.at.Store(from - 1)
 	cctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var err error
@@ -77,7 +82,9 @@ func (r *reader) take(msg jetstream.Msg) {
 	if !r.deliver(partition, pipeline.Message{Seq: d.stream, Time: d.at, Subject: msg.Subject(), Data: msg.Data(), Behind: d.pending}) {
 		r.stopped = true
 		r.fail(errStopped)
+		return
 	}
+	r.at.Store(d.stream)
 }
 
 // errStopped ends a reader whose receiver takes nothing more.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,16 +73,16 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 	defer cancel(nil)
 	var readers []*reader
 	defer func() { s.close(ctx, stream, readers) }()
-	start := func(from uint64, filter string) error {
-		r := &reader{deliver: deliver, fail: cancel}
+	start := func(from uint64, filter string, partitions ...int) error {
+		r := &reader{deliver: deliver, fail: cancel, partitions: partitions}
 		readers = append(readers, r)
 		return r.start(ctx, stream, from, filter)
 	}
 	if len(after)*filterShare > s.shape.Partitions {
-		err = start(least, "")
+		err = start(least, "", slices.Collect(maps.Keys(after))...)
 	} else {
 		for p, from := range starts {
-			err = errors.Join(err, start(from, ofPartition(p)))
+			err = errors.Join(err, start(from, ofPartition(p), p))
 		}
 	}
 	if err != nil {
@@ -141,21 +143,6 @@ func (s *Source) close(ctx context.Context, stream jetstream.Stream, readers []*
 			s.log.DebugContext(ctx, "left a consumer behind, the server removes it when it is idle", slog.String("consumer", r.name), slog.Any("error", err))
 		}
 	}
-}
-
-// Pending implements pipeline.Source.
-func (s *Source) Pending(ctx context.Context) (n uint64, err error) {
-	s.mu.Lock()
-	readers := s.readers
-	s.mu.Unlock()
-	for _, r := range readers {
-		info, err := r.consumer.Info(ctx)
-		if err != nil {
-			return 0, fmt.Errorf("ask how much is left to read: %w", err)
-		}
-		n += info.NumPending
-	}
-	return n, nil
 }
 
 // Range implements pipeline.Source. Both borders must be messages of the partition.

@@ -25,7 +25,8 @@ type driver struct {
 
 	mu       sync.Mutex // guards what follows
 	gather   batcher
-	read     uint64 // the newest sequence taken in
+	read     uint64 // the newest sequence taken in; before it reads, the newest that is in the table for sure
+	found    bool   // read is known
 	flight   batch  // taken, and not yet committed
 	reading  bool   // recovered, and not yet stopped
 	draining bool   // drain was called

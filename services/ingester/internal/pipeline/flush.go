@@ -75,6 +75,12 @@ func (d *driver) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	d.found = true
+	if len(records) > 0 {
+		d.read = records[0].FirstSeq - 1
+	}
+	d.mu.Unlock()
 	if len(records) == 0 {
 		d.last, d.committed = ledger.Record{Entry: ledger.Entry{Partition: d.partition}}, 0
 		return nil

@@ -1,15 +1,11 @@
 package pipeline
 
 import (
-	"context"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
-
-// monitorEvery is how often what has to be asked for is asked.
-const monitorEvery = 2 * time.Second
 
 // metrics has no label for tenants: there may be any number of them.
 type metrics struct {
@@ -23,7 +19,7 @@ type metrics struct {
 	lost            prometheus.Counter
 	retries         *prometheus.CounterVec
 
-	pending atomic.Uint64
+	unread atomic.Pointer[Unread] // as of a moment ago
 }
 
 func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
@@ -52,48 +48,13 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "audit", Subsystem: "ingester", Name: "retries_total",
 			Help: "Attempts that failed and were or will be made again."}, []string{"what"}),
 	}
+	m.unread.Store(&Unread{})
 	reg.MustRegister(m.retries)
 	gauge("partitions_driven", "Partitions this process drives and reads.", func() float64 { return float64(len(p.Driven())) })
 	gauge("memory_bytes", "Rows and dead letters in memory, in bytes.", func() float64 { return float64(p.memory.inUse()) })
 	gauge("lag_messages", "Messages of this process's partitions that are not yet in the table.", func() float64 { return float64(p.lagMessages()) })
-	gauge("lag_seconds", "Age of the oldest message in memory that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
+	gauge("lag_seconds", "Age of the oldest message of this process's partitions that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
 	return m
-}
-
-// monitor keeps the metrics that have to be asked for.
-func (p *Pipeline) monitor(ctx context.Context) {
-	ticker := time.NewTicker(monitorEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			actx, cancel := context.WithTimeout(ctx, monitorEvery)
-			if n, err := p.source.Pending(actx); err == nil {
-				p.metrics.pending.Store(n)
-			}
-			cancel()
-		}
-	}
-}
-
-func (p *Pipeline) lagMessages() uint64 {
-	n := p.metrics.pending.Load()
-	for _, d := range p.running() {
-		n += uint64(d.waiting()) //nolint:gosec // a count
-	}
-	return n
-}
-
-// lag is the age of the oldest message that is in memory and not in the table.
-func (p *Pipeline) lag(now time.Time) (lag time.Duration) {
-	for _, d := range p.running() {
-		if t := d.oldest(); !t.IsZero() {
-			lag = max(lag, now.Sub(t))
-		}
-	}
-	return lag
 }
 
 // Reading says how many of the wanted partitions are recovered and read, for a readiness check.

@@ -47,8 +47,15 @@ type Source interface {
 	// Range calls fn with every message of the partition from first to last, in order, and fails with ErrGone when the stream no
 	// longer goes back as far as first.
 	Range(ctx context.Context, partition int, first, last uint64, fn func(Message) error) error
-	// Pending is how many messages the readers of Read have still before them.
-	Pending(ctx context.Context) (uint64, error)
+	// Unread says what of the partitions in reading the Read that runs has not delivered yet, and what there is after the sequences of those in after.
+	Unread(ctx context.Context, reading []int, after map[int]uint64) (Unread, error)
+}
+
+// Unread is messages of the stream that are not in memory yet.
+type Unread struct {
+	Messages uint64
+	// Oldest is when the first of them came into the stream; zero when there is none.
+	Oldest time.Time
 }
 
 // Ledger is where the borders of batches are written down. See package ledger for what its methods promise.

@@ -135,7 +135,7 @@ func (p *process) Range(_ context.Context, partition int, first, last uint64, fn
 	return nil
 }
 
-func (p *process) Pending(context.Context) (uint64, error) { return 0, nil }
+func (p *process) Unread(context.Context, []int, map[int]uint64) (Unread, error) { return Unread{}, nil }
 
 func (p *process) Last(_ context.Context, partition int) (ledger.Record, error) {
 	p.mu.Lock()

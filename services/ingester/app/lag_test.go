@@ -1,0 +1,69 @@
+package app
+
+import (
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metric is the value of a gauge of a service of the rig.
+func (r *rig) metric(t *testing.T, s *Service, name string) float64 {
+	t.Helper()
+	reg, _ := r.metrics.Load(s)
+	families, err := reg.(prometheus.Gatherer).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// Ensure the lag of several ingesters adds up to what is not in the table, in messages, and that its age is known: of what was read, of what fills
+// memory up, and of partitions that are taken over while ClickHouse is away.
+func TestLag(t *testing.T) {
+	r := newRig(t)
+	small := func(c *Config) { c.Memory = 1 << 20 } // most is not read
+	first, stopFirst := r.serve(t, small)
+	second, _ := r.serve(t, small)
+	waitDriven(t, first, 8, 10*time.Second)
+	waitDriven(t, second, 8, 10*time.Second)
+	wantLag := func(what string, messages float64, services ...*Service) {
+		t.Helper()
+		var sum, oldest float64
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+			sum, oldest = 0, 0
+			for _, s := range services {
+				own := r.metric(t, s, "audit_ingester_lag_messages")
+				if len(services) > 1 && own == messages && messages > 0 {
+					own = -1 // it counts the other's too
+				}
+				sum += own
+				oldest = max(oldest, r.metric(t, s, "audit_ingester_lag_seconds"))
+			}
+			if sum == messages && (oldest > 0) == (messages > 0) {
+				return
+			}
+		}
+		t.Fatalf("%s: %v messages, the oldest of %v s; want %v", what, sum, oldest, messages)
+	}
+	wantLag("at rest", 0, first, second)
+	if err := r.StopClickHouse(); err != nil {
+		t.Fatal(err)
+	}
+	const n = 10_000
+	r.publish(t, n, 100)
+	wantLag("shared", n, first, second)
+	stopFirst()
+	wantLag("taken over", n, second)
+	if err := r.StartClickHouse(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.wantRows(t, n, 30*time.Second)
+	wantLag("caught up", 0, second)
+}
