@@ -78,7 +78,7 @@ tidy: ## Tidy every module and format every file
 fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
 	@grep -rlE '^func Fuzz' --include='*_test.go' $(MODULES) | while read -r f; do \
 	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$f | cut -c6-); do \
-	    echo "fuzz $$t ($$(dirname $$f))"; go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZ_TIME) ./$$(dirname $$f) || exit 1; \
+	    echo "fuzz $$t ($$(dirname $$f))"; .ci/fuzz "$$t" $(FUZZ_TIME) ./$$(dirname $$f) || exit 1; \
 	  done; done
 
 .PHONY: bench
