@@ -135,7 +135,9 @@ func (p *process) Range(_ context.Context, partition int, first, last uint64, fn
 	return nil
 }
 
-func (p *process) Unread(context.Context, []int, map[int]uint64) (Unread, error) { return Unread{}, nil }
+func (p *process) Unread(context.Context, []int, map[int]uint64) (Unread, error) {
+	return Unread{}, nil
+}
 
 func (p *process) Last(_ context.Context, partition int) (ledger.Record, error) {
 	p.mu.Lock()
