@@ -66,7 +66,7 @@ func TestNamedTestsExist(t *testing.T) {
 		return err
 	}))
 	// A place stands behind one name or several: `TestA`, `TestB` (deploy/x).
-	groups := regexp.MustCompile("((?:`Test\\w+`(?:, )?)+)(?: \\((deploy/[a-z0-9/]+)\\))?")
+	groups := regexp.MustCompile("((?:`Test\\w+`(?:, )?)+)(?: \\(((?:deploy|pkg)/[a-z0-9/]+)\\))?")
 	for page, elsewhere := range map[string]string{"docs/ingest.md": "services/ingester", "docs/nats.md": "deploy/auditlog/e2e"} {
 		text, err := os.ReadFile(filepath.Join(root, page))
 		must(t, err)

@@ -95,7 +95,7 @@ func TestMetricsKeepTheConventions(t *testing.T) {
 		{"audit_query_store_bytes_read_total", map[string]string{"kind": "export"}, 100},
 		{"audit_query_store_rows_returned_total", map[string]string{"kind": "export"}, 3},
 		{"audit_query_store_breaker_state", map[string]string{"state": "closed"}, 1},
-		{"audit_query_slots", nil, 32},
+		{"audit_query_slots", nil, 1},
 		{"audit_query_keys", nil, 1},
 		{"audit_query_rate_limited_keys", nil, 0},
 		{"audit_policy_decisions_total", map[string]string{"action": "QueryLog", "result": "allow"}, 2},
