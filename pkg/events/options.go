@@ -1,6 +1,9 @@
 package events
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Defaults and bounds of a Publisher.
 const (
@@ -28,6 +31,7 @@ type publisherOptions struct {
 	maxBatch   int
 	ackWait    time.Duration
 	retryFor   time.Duration
+	trace      func(context.Context) (traceparent, tracestate string)
 }
 
 // WithMaxPending bounds the events that wait for their acknowledgement, at least 1 (DefaultMaxPending). What is published beyond waits for room.
@@ -46,4 +50,17 @@ func WithAckWait(d time.Duration) Option {
 // WithRetryFor sets how long an event is tried, up to MaxRetryFor (DefaultRetryFor).
 func WithRetryFor(d time.Duration) Option {
 	return func(o *publisherOptions) { o.retryFor = min(max(d, time.Millisecond), MaxRetryFor) }
+}
+
+// WithTraceContext sets what gives the W3C trace context of a publish's context, as texts for the headers traceparent and tracestate, so that an
+// event's way into the table shows in the trace of what it tells of. Empty texts, for a context without a span, add no header. It is a function, and not
+// a tracing library, because most producers have one already and the others need none. With OpenTelemetry it is:
+//
+//	func(ctx context.Context) (string, string) {
+//		carrier := propagation.MapCarrier{}
+//		propagation.TraceContext{}.Inject(ctx, carrier)
+//		return carrier["traceparent"], carrier["tracestate"]
+//	}
+func WithTraceContext(f func(context.Context) (traceparent, tracestate string)) Option {
+	return func(o *publisherOptions) { o.trace = f }
 }

@@ -132,7 +132,10 @@ func (p *Publisher) PublishAsync(ctx context.Context, e Event) (*Future, error) 
 		p: p, id: e.ID, subject: Subject(e.TenantID), data: e.append(make([]byte, 0, e.sizeHint())),
 		deadline: now.Add(p.opts.retryFor), done: make(chan struct{}),
 	}
-	if limit := p.nc.MaxPayload(); limit > 0 && int64(len(f.data)+maxHeaderBytes) > limit {
+	if p.opts.trace != nil {
+		f.traceparent, f.tracestate = traceHeaders(p.opts.trace(ctx))
+	}
+	if limit := p.nc.MaxPayload(); limit > 0 && int64(len(f.data)+maxHeaderBytes+len(f.traceparent)+len(f.tracestate)) > limit {
 		return nil, fmt.Errorf("event %s of %d bytes: %w (%d)", f.id, len(f.data), ErrTooLarge, limit)
 	}
 	if err := p.lane(e.TenantID).enqueue(ctx, f); err != nil {
@@ -186,6 +189,8 @@ type Future struct {
 	id      uuid.UUID
 	subject string
 	data    []byte
+	// traceparent and tracestate are headers, empty for none.
+	traceparent, tracestate string
 	// deadline is when the publisher gives up.
 	deadline time.Time
 	// abandoned is set when nobody waits for it any more.

@@ -24,8 +24,17 @@ const (
 	headerBatchCommit = "Nats-Batch-Commit"
 	headerStatus      = "Status"
 
-	// maxHeaderBytes is more than all of them take.
+	// maxHeaderBytes is more than all of them take, with the names of the headers of a trace.
 	maxHeaderBytes = 256
+)
+
+// Headers of a message whose publish was part of a trace: the W3C trace context.
+const (
+	HeaderTraceParent = "traceparent"
+	HeaderTraceState  = "tracestate"
+
+	maxTraceParentBytes = 128
+	maxTraceStateBytes  = 512
 )
 
 // Codes of JetStream errors that have a meaning of their own here.
@@ -313,7 +322,28 @@ func (f *Future) deniedBy(err error) bool {
 
 // message is the event as it goes out singly.
 func (f *Future) message() *nats.Msg {
-	return &nats.Msg{Subject: f.subject, Data: f.data, Header: nats.Header{headerMsgID: {f.id.String()}}}
+	m := &nats.Msg{Subject: f.subject, Data: f.data, Header: nats.Header{headerMsgID: {f.id.String()}}}
+	if f.traceparent != "" {
+		m.Header[HeaderTraceParent] = []string{f.traceparent}
+		if f.tracestate != "" {
+			m.Header[HeaderTraceState] = []string{f.tracestate}
+		}
+	}
+	return m
+}
+
+// traceHeaders drops what cannot be a W3C trace context: a trace is never worth an event.
+func traceHeaders(traceparent, tracestate string) (string, string) {
+	printable := func(s string, limit int) bool {
+		return len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+	}
+	switch {
+	case !printable(traceparent, maxTraceParentBytes):
+		return "", ""
+	case !printable(tracestate, maxTraceStateBytes):
+		return traceparent, ""
+	}
+	return traceparent, tracestate
 }
 
 // reply is the subject that answers event i of this round.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"example.com/auditlog/deploy/stack"
+	"example.com/auditlog/pkg/service/telemetry"
 )
 
 // Exit codes of the command.
@@ -92,7 +93,7 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 }
 
 func logger(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	return telemetry.NewLogger(w, level)
 }
 
 func install(ctx context.Context, out io.Writer) error {

@@ -9,6 +9,7 @@ import (
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/settings"
 	"example.com/auditlog/pkg/service/shard"
+	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 )
@@ -36,6 +37,8 @@ type Config struct {
 	OpsAddr string
 	// LogLevel is AUDIT_LOG_LEVEL.
 	LogLevel slog.Level
+	// Telemetry says where traces go (OTEL_*).
+	Telemetry telemetry.Config
 	// Partitions is into how many partitions the stream sorts tenants (AUDIT_PARTITIONS). Fixed for the life of the stream. Too few, and few
 	// ingesters can share the work; too many, and the table has many small parts.
 	Partitions int
@@ -68,6 +71,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		ClickHouseURL:  r.String("AUDIT_CLICKHOUSE_URL", DefaultClickHouseURL),
 		OpsAddr:        r.Addr("AUDIT_OPS_ADDR", DefaultOpsAddr),
 		LogLevel:       r.LogLevel(),
+		Telemetry:      telemetry.FromSettings(r),
 		Partitions:     r.Int("AUDIT_PARTITIONS", DefaultPartitions, 1, maxPartitions),
 		Shard:          shard.FromSettings(r),
 		Replicas:       r.Int("AUDIT_NATS_REPLICAS", DefaultReplicas, 1, 5),

@@ -16,6 +16,7 @@ import (
 	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
 	"example.com/auditlog/pkg/service/settings"
+	"example.com/auditlog/pkg/service/telemetry"
 )
 
 // Exit statuses.
@@ -109,7 +110,7 @@ func (c *commands) serve() *cobra.Command {
 			if c.getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
 			}
-			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: cfg.LogLevel})))
+			return serve(cmd.Context(), cfg, telemetry.NewLogger(c.stderr, cfg.LogLevel))
 		},
 	}
 }

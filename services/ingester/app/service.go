@@ -19,9 +19,11 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/lease"
@@ -37,14 +39,17 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Waiting, when set, is told what New waits for, at each attempt that fails.
 	Waiting func(error)
+	// Traces makes spans; without it the service sends its own to where the settings say.
+	Traces trace.TracerProvider
 }
 
 // Service is one ingester. New makes it, Run runs it, once.
 type Service struct {
 	cfg       Config
 	log       *slog.Logger
-	nc        *nats.Conn // ledger, positions, heartbeats, dead letters
-	bulk      *nats.Conn // what is read from the stream
+	traces    *telemetry.Provider // nil when Deps.Traces was given
+	nc        *nats.Conn          // ledger, positions, heartbeats, dead letters
+	bulk      *nats.Conn          // what is read from the stream
 	store     *clickhouse.Store
 	source    *jetstream.Source
 	positions *ledger.Positions
@@ -70,7 +75,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		deps.Waiting = func(error) {}
 	}
 	instance := instanceName()
-	log := deps.Log.With(slog.String("instance", instance))
+	log := slog.New(telemetry.LogHandler(deps.Log.Handler())).With(slog.String("instance", instance))
 	s := &Service{cfg: cfg, log: log}
 	s.schema.Store(&errNotMigrated)
 	defer func() {
@@ -78,6 +83,12 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if deps.Traces == nil {
+		if s.traces, err = telemetry.Start(ctx, cfg.Telemetry, "auditlog-ingester", log); err != nil {
+			return nil, err
+		}
+		deps.Traces = s.traces
+	}
 	js, bulk, err := s.connect(ctx, instance, deps.Waiting)
 	if err != nil {
 		return nil, err
@@ -92,6 +103,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		return nil, err
 	}
 	s.source = jetstream.NewSource(bulk, shape, log)
+	s.source.Traced = telemetry.Enabled(deps.Traces)
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, deps.Registerer)
@@ -100,7 +112,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
 	}, pipeline.Deps{
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
-		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer,
+		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})
 	s.checker = verify.NewChecker(verify.System{
 		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions, Shard: cfg.Shard,
@@ -192,16 +204,30 @@ func (s *Service) trySetup(ctx context.Context, js natsjs.JetStream, shape jetst
 // Close gives back what New opened, of a service that is not run.
 func (s *Service) Close() error {
 	s.disconnect()
-	if s.store == nil {
+	var err error
+	if s.store != nil {
+		err = s.store.Close()
+	}
+	return errors.Join(err, s.flushTraces())
+}
+
+// flushTraces sends the last spans.
+func (s *Service) flushTraces() error {
+	if s.traces == nil {
 		return nil
 	}
-	return s.store.Close()
+	return s.traces.Close(context.Background())
 }
 
 // Run ingests until ctx is done, then writes what it has in memory, hands its partitions over, and closes everything. The error is nil, or why
 // it cannot go on and what to do about it.
 func (s *Service) Run(ctx context.Context) (err error) {
 	defer s.disconnect()
+	defer func() {
+		if terr := s.flushTraces(); terr != nil {
+			s.log.WarnContext(ctx, "the last traces are lost", slog.Any("error", terr))
+		}
+	}()
 	defer func() { err = errors.Join(err, s.store.Close()) }()
 	if err := s.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/ops"
 	"example.com/auditlog/pkg/service/settings"
+	"example.com/auditlog/pkg/service/telemetry"
 )
 
 // Exit statuses.
@@ -103,7 +104,7 @@ func (c *cli) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: cfg.LogLevel})))
+			return serve(cmd.Context(), cfg, telemetry.NewLogger(c.stderr, cfg.LogLevel))
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/settings"
+	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/query/internal/clickhouse"
 	"example.com/auditlog/services/query/internal/httpapi"
 	"example.com/auditlog/services/query/internal/policy"
@@ -51,6 +52,8 @@ type Config struct {
 	QueryTimeout time.Duration
 	// ReadAudit says which reads become events of the log themselves.
 	ReadAudit trail.Config
+	// Telemetry says where traces go (OTEL_*).
+	Telemetry telemetry.Config
 	LogLevel  slog.Level
 }
 
@@ -69,6 +72,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		MaxQueued:     r.Int("AUDIT_MAX_QUEUED", httpapi.DefaultMaxQueued, 4, 100_000),
 		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
 		ReadAudit:     readAudit(r),
+		Telemetry:     telemetry.FromSettings(r),
 		LogLevel:      r.LogLevel(),
 	}
 	cfg.ClickHouseURLs = clickHouseURLs(r, cfg.Partitions)

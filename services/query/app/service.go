@@ -9,10 +9,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/pkg/service/ops"
+	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/clickhouse"
 	"example.com/auditlog/services/query/internal/httpapi"
@@ -28,11 +30,14 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Waiting, when set, is told what New waits for, at each attempt that fails.
 	Waiting func(error)
+	// Traces makes spans; without it the service sends its own to where the settings say.
+	Traces trace.TracerProvider
 }
 
 // Service is a query service: it knows its keys and policies and has its address, and answers once Run runs.
 type Service struct {
 	log    *slog.Logger
+	traces *telemetry.Provider // nil when Deps.Traces was given
 	nc     *nats.Conn
 	reader *clickhouse.Shards
 	keys   *keys.Follower
@@ -49,6 +54,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 	if deps.Waiting == nil {
 		deps.Waiting = func(error) {}
 	}
+	deps.Log = slog.New(telemetry.LogHandler(deps.Log.Handler()))
 	s := &Service{log: deps.Log}
 	if err := s.open(ctx, cfg, deps); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -57,13 +63,19 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 }
 
 func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
+	if deps.Traces == nil {
+		if s.traces, err = telemetry.Start(ctx, cfg.Telemetry, "auditlog-query", s.log); err != nil {
+			return err
+		}
+		deps.Traces = s.traces
+	}
 	if s.engine, err = policy.Open(cfg.PolicyDir, s.log, deps.Registerer); err != nil {
 		return err
 	}
 	s.engine.OnUnreadable = cfg.Unreadable
 	s.reader, err = clickhouse.OpenShards(cfg.ClickHouseURLs, clickhouse.Config{
 		Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
-		Registerer: deps.Registerer,
+		Registerer: deps.Registerer, Traces: deps.Traces,
 	}, s.log)
 	if err != nil {
 		return err
@@ -99,7 +111,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	s.api, err = httpapi.Listen(ctx, httpapi.Config{
 		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, MaxQueued: cfg.MaxQueued, QueryTimeout: cfg.QueryTimeout,
 	}, httpapi.Deps{
-		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Positions: s.pos, Cursors: cursors, Log: s.log, Registerer: deps.Registerer,
+		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Positions: s.pos, Cursors: cursors, Log: s.log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})
 	return err
 }
@@ -182,6 +194,11 @@ func (s *Service) Close() error {
 	}
 	if s.reader != nil {
 		errs = append(errs, s.reader.Close())
+	}
+	if s.traces != nil {
+		if err := s.traces.Close(context.Background()); err != nil {
+			s.log.Warn("the last traces are lost", slog.Any("error", err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ type reader struct {
 	deliver    func(partition int, m pipeline.Message) bool
 	fail       context.CancelCauseFunc
 	partitions []int // that it is to deliver; others may be among them
+	traced     bool  // messages are looked at for a producer's span
 
 	name     string
 	consumer jetstream.Consumer
@@ -79,7 +80,11 @@ func (r *reader) take(msg jetstream.Msg) {
 		return
 	}
 	r.received++
-	if !r.deliver(partition, pipeline.Message{Seq: d.stream, Time: d.at, Subject: msg.Subject(), Data: msg.Data(), Behind: d.pending}) {
+	m := pipeline.Message{Seq: d.stream, Time: d.at, Subject: msg.Subject(), Data: msg.Data(), Behind: d.pending}
+	if r.traced {
+		m.Parent = parentOf(msg.Headers())
+	}
+	if !r.deliver(partition, m) {
 		r.stopped = true
 		r.fail(errStopped)
 		return

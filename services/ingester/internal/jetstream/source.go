@@ -34,6 +34,9 @@ var errGap = errors.New("a delivery was lost")
 
 // Source reads the stream AUDIT. It implements pipeline.Source.
 type Source struct {
+	// Traced says whether messages are looked at for a producer's span. It is set before the first Read.
+	Traced bool
+
 	js    jetstream.JetStream
 	shape Shape
 	log   *slog.Logger
@@ -74,7 +77,7 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 	var readers []*reader
 	defer func() { s.close(ctx, stream, readers) }()
 	start := func(from uint64, filter string, partitions ...int) error {
-		r := &reader{deliver: deliver, fail: cancel, partitions: partitions}
+		r := &reader{deliver: deliver, fail: cancel, partitions: partitions, traced: s.Traced}
 		readers = append(readers, r)
 		return r.start(ctx, stream, from, filter)
 	}

@@ -12,6 +12,8 @@ type batch struct {
 	bytes int       // of payload
 	cost  int       // of memory
 	since time.Time // when the first one came in
+	// traced are the messages with a producer's span.
+	traced []tracedMessage
 }
 
 // batcher judges the messages of one partition as they come, gathers what they come to, and says when it should go. It is pure: the caller
@@ -38,6 +40,9 @@ func (b *batcher) add(m *Message, now time.Time) (cost int) {
 	cost = b.judge.add(&b.open.judgement, m)
 	b.open.bytes += len(m.Data)
 	b.open.cost += cost
+	if m.Parent != nil {
+		b.open.trace(m)
+	}
 	return cost
 }
 

@@ -67,7 +67,7 @@ func (d *driver) run(ctx context.Context, ready func()) error {
 		if err != nil || !ok {
 			return err
 		}
-		err = d.flush(ctx, b)
+		err = d.flushTraced(ctx, b)
 		d.mu.Lock()
 		d.flight = batch{}
 		d.gather.judge.release(&b.judgement)

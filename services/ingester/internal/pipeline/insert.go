@@ -48,7 +48,7 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 			return fmt.Errorf("insert batch %d of partition %d: %w", r.Batch, d.partition, ErrLost)
 		}
 		start := time.Now()
-		err := d.sink.Insert(ctx, m.rows, token)
+		err := d.insertTraced(ctx, m.rows, token)
 		d.metrics.insertSeconds.Observe(time.Since(start).Seconds())
 		works = err == nil
 		if err == nil && !sent {

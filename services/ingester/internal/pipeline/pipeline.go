@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/ledger"
@@ -27,6 +28,8 @@ type Message struct {
 	Data    []byte
 	// Behind is how many messages its reader had still before it when this one was sent.
 	Behind uint64
+	// Parent is the producer's span when it is sampled and traces go somewhere; nil for nearly all messages.
+	Parent *trace.SpanContext
 }
 
 // About what things take in memory, in bytes: a message beside its payload, a row beside its texts.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // restartPause is how long a partition whose driver had to let go rests before this process drives it again, so that two processes that
@@ -27,6 +29,8 @@ type Deps struct {
 	Members     Members
 	Log         *slog.Logger
 	Registerer  prometheus.Registerer
+	// Traces makes the spans of batches with traced messages; nil for none.
+	Traces trace.TracerProvider
 }
 
 // Pipeline runs the drivers of this process's partitions and the reader that feeds them.
@@ -39,6 +43,7 @@ type Pipeline struct {
 	members   Members
 	log       *slog.Logger
 	metrics   *metrics
+	tracer    trace.Tracer
 	positions *positionWriter
 	memory    *memory
 	pacer     *pacer
@@ -67,8 +72,12 @@ type ended struct {
 // New makes a pipeline. The zero fields of cfg stand for their defaults.
 func New(cfg Config, deps Deps) *Pipeline {
 	cfg.setDefaults()
+	if deps.Traces == nil {
+		deps.Traces = noop.NewTracerProvider()
+	}
 	p := &Pipeline{
 		cfg: cfg, source: deps.Source, ledger: deps.Ledger, dead: deps.DeadLetters, sink: deps.Sink, members: deps.Members, log: deps.Log,
+		tracer:    deps.Traces.Tracer(tracerName),
 		memory:    newMemory(cfg.Memory),
 		pacer:     newPacer(cfg.InsertRate),
 		flushers:  make(chan struct{}, cfg.Flushers),

@@ -130,7 +130,7 @@ func (x *exporter) read(ctx context.Context) error {
 		defer cancel(nil)
 		watchdog := time.AfterFunc(exportStall, func() { cancel(errStalled) })
 		defer watchdog.Stop()
-		settings := x.reader.settings(s)
+		settings := x.reader.settings(ctx, s)
 		settings["max_block_size"], settings["max_execution_time"] = exportBlock, 0
 		_, err := x.reader.scan(running, s, x.limit, func(e *audit.Event) error {
 			if x.rows++; x.rows%exportBlock == 0 {

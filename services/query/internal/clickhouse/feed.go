@@ -157,7 +157,7 @@ func (p *feeder) end(ctx context.Context, to uint64, limit int) (uint64, error) 
 	text := "SELECT count(), max(stream_seq) FROM (\nSELECT stream_seq\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
 		"\nORDER BY stream_seq\nLIMIT {limit:UInt32})"
 	var found, last uint64
-	rows, done, err := p.reader.query(ctx, text, s.named(), chgo.WithSettings(p.reader.settings(s)))
+	rows, done, err := p.reader.query(ctx, text, s.named(), chgo.WithSettings(p.reader.settings(ctx, s)))
 	if err != nil {
 		return 0, fmt.Errorf("look for the end of a feed's page: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/codes"
 )
 
 // killGrace is how long a query that nobody waits for may take to end after the store was told so; then its connection is cut.
@@ -19,6 +20,7 @@ const killGrace = 500 * time.Millisecond
 // that does not follow within killGrace is cut off; one that hangs sends no blocks.
 func (r *Reader) query(ctx context.Context, text string, args []any, options ...chgo.QueryOption) (rows driver.Rows, done func(), err error) {
 	id := queryIDPrefix + uuid.NewString()
+	ctx, span := r.span(ctx, id)
 	running, cut := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		timer := time.AfterFunc(killGrace, cut)
@@ -26,15 +28,21 @@ func (r *Reader) query(ctx context.Context, text string, args []any, options ...
 		r.kill(id)
 	})
 	k, began := kindOf(ctx), time.Now()
-	done = func() { stop(); cut(); r.metrics.took(k, time.Since(began)) }
+	done = func() {
+		stop()
+		cut()
+		r.metrics.took(k, time.Since(began))
+		endSpan(span, ctx.Err())
+	}
 	progress := chgo.WithProgress(func(p *chgo.Progress) { r.metrics.progress(k, p) })
-	settings := append([]chgo.QueryOption{chgo.WithQueryID(id), chgo.WithSettings(r.settings(nil)), progress}, options...)
-	rows, err = r.db.Query(chgo.Context(running, settings...), text, args...)
+	all := append([]chgo.QueryOption{chgo.WithQueryID(id), chgo.WithSpan(span.SpanContext()), chgo.WithSettings(r.settings(ctx, nil)), progress}, options...)
+	rows, err = r.db.Query(chgo.Context(running, all...), text, args...)
 	if err != nil {
-		done()
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		span.SetStatus(codes.Error, err.Error())
+		done()
 		return nil, nil, err
 	}
 	return rows, done, nil
@@ -48,8 +56,9 @@ func (r *Reader) kill(id string) {
 }
 
 // settings are those of a query for a page; s may be nil.
-func (r *Reader) settings(s *statement) chgo.Settings {
+func (r *Reader) settings(ctx context.Context, s *statement) chgo.Settings {
 	out := chgo.Settings{
+		"log_comment":        comment(ctx),
 		"readonly":           2,
 		"max_execution_time": int(r.timeout/time.Second) + 1,
 		"max_threads":        pageThreads,

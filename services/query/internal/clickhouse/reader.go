@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/query/internal/audit"
@@ -45,6 +47,8 @@ type Config struct {
 	MaxConns int
 	// Registerer takes the reader's metrics; nil for none.
 	Registerer prometheus.Registerer
+	// Traces makes a span for each query; nil for none.
+	Traces trace.TracerProvider
 }
 
 // Reader reads events. It is safe for concurrent use. It connects when it is used, so that it can be made while the store is away.
@@ -55,6 +59,7 @@ type Reader struct {
 	timeout    time.Duration
 	breaker    *gobreaker.CircuitBreaker[struct{}]
 	metrics    *metrics
+	tracer     trace.Tracer
 }
 
 // CheckDSN says what is wrong with a DSN, without repeating it: it may hold a password.
@@ -104,6 +109,10 @@ func Open(cfg Config, log *slog.Logger) (*Reader, error) {
 		return nil, fmt.Errorf("open clickhouse %s: %w", strings.Join(opts.Addr, ","), err)
 	}
 	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, metrics: newMetrics()}
+	if cfg.Traces == nil {
+		cfg.Traces = noop.NewTracerProvider()
+	}
+	r.tracer = cfg.Traces.Tracer(tracerName)
 	r.breaker = newBreaker(log)
 	if cfg.Registerer != nil {
 		if err := r.register(cfg.Registerer); err != nil {
@@ -119,7 +128,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 // Ping reads from the table, so that a missing table or right is found too. It goes around the circuit breaker.
 func (r *Reader) Ping(ctx context.Context) error {
 	var one uint8
-	err := r.db.QueryRow(chgo.Context(ctx, chgo.WithSettings(r.settings(nil))), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
+	err := r.db.QueryRow(chgo.Context(ctx, chgo.WithSettings(r.settings(ctx, nil))), "SELECT count() = 0 FROM (SELECT 1 FROM event_log LIMIT 1)").Scan(&one)
 	if err != nil {
 		return explain(err)
 	}
@@ -144,7 +153,7 @@ func (r *Reader) try(ctx context.Context, s *statement, limit int, f func(*audit
 
 // scan runs a statement and calls f for every row until it fails. The event is f's until it returns; copies of it stay as they are.
 func (r *Reader) scan(ctx context.Context, s *statement, limit int, f func(*audit.Event) error, options ...chgo.QueryOption) (n int, err error) {
-	options = append([]chgo.QueryOption{chgo.WithSettings(r.settings(s))}, options...)
+	options = append([]chgo.QueryOption{chgo.WithSettings(r.settings(ctx, s))}, options...)
 	rows, done, err := r.query(ctx, s.sql(limit), s.named(), options...)
 	if err != nil {
 		return 0, fmt.Errorf("query events: %w", err)

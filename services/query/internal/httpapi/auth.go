@@ -93,7 +93,7 @@ func (s *Server) authorize(c *gin.Context, action policy.Action, f audit.Filter,
 		return policy.Scope{}, false
 	}
 	if !d.Allowed {
-		s.log.Info("request denied by policy", slog.String("request_id", requestID(c)), slog.String("key_id", k.ID), slog.String("code", d.Code),
+		s.log.InfoContext(c.Request.Context(), "request denied by policy", slog.String("key_id", k.ID), slog.String("code", d.Code),
 			slog.Any("policies", d.Policies))
 		s.fail(c, denied(d))
 		return policy.Scope{}, false

@@ -115,7 +115,7 @@ func internalError(cause error) *apiError {
 func (s *Server) fail(c *gin.Context, e *apiError) {
 	c.Abort()
 	if e.cause != nil && e.status != statusClientGone {
-		s.log.Error("request failed", slog.String("request_id", requestID(c)), slog.String("code", e.Code), slog.Any("error", e.cause))
+		s.log.ErrorContext(c.Request.Context(), "request failed", slog.String("code", e.Code), slog.Any("error", e.cause))
 	}
 	h := c.Writer.Header()
 	if e.status == http.StatusUnauthorized {

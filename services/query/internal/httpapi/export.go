@@ -140,7 +140,7 @@ func (x *exporter) run(scope policy.Scope) {
 		x.s.fail(x.c, storeError(err))
 		return
 	}
-	x.s.log.Warn("export cut off", slog.String("request_id", requestID(x.c)), slog.String("key_id", keyOf(x.c).ID), slog.Int("rows", x.count), slog.Any("error", err))
+	x.s.log.WarnContext(x.c.Request.Context(), "export cut off", slog.String("key_id", keyOf(x.c).ID), slog.Int("rows", x.count), slog.Any("error", err))
 	panic(http.ErrAbortHandler)
 }
 

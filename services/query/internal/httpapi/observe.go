@@ -76,6 +76,7 @@ func (s *Server) observe(c *gin.Context) {
 	h.Set(headerRequestID, id)
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
+	defer finish(c, s.begin(c, id))
 	if len(c.Request.RequestURI) > maxURLBytes {
 		s.fail(c, errURITooLong)
 	} else if fieldBytes(c.Request.Header) > maxFieldBytes {
@@ -87,15 +88,12 @@ func (s *Server) observe(c *gin.Context) {
 }
 
 func (s *Server) record(c *gin.Context, took time.Duration) {
-	route := c.FullPath()
-	if route == "" {
-		route = "none"
-	}
+	route := routeOf(c)
 	status := c.Writer.Status()
 	s.metrics.requests.WithLabelValues(route, strconv.Itoa(status), c.GetString(ctxCode)).Inc()
 	s.metrics.seconds.WithLabelValues(route).Observe(took.Seconds())
 	attrs := []slog.Attr{
-		slog.String("request_id", requestID(c)), slog.String("method", c.Request.Method), slog.String("route", route), slog.Int("status", status),
+		slog.String("method", c.Request.Method), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("took", took), slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("remote", c.Request.RemoteAddr),
 	}
 	for _, name := range []string{ctxCode, ctxTenant} {
@@ -131,7 +129,7 @@ func (s *Server) recovered(c *gin.Context) {
 		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 			panic(v)
 		}
-		s.log.Error("panic while answering a request", slog.String("request_id", requestID(c)), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+		s.log.ErrorContext(c.Request.Context(), "panic while answering a request", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 		if c.Writer.Written() {
 			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 		}

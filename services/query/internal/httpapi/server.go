@@ -18,6 +18,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"example.com/auditlog/services/query/internal/audit"
 	"example.com/auditlog/services/query/internal/keys"
@@ -102,6 +104,8 @@ type Deps struct {
 	Cursors    *audit.Cursors
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	// Traces makes a span for each request; nil for none.
+	Traces trace.TracerProvider
 }
 
 // Server is the API.
@@ -109,6 +113,7 @@ type Server struct {
 	Deps
 	log     *slog.Logger
 	metrics *metrics
+	tracer  trace.Tracer
 	rates   *rates
 	turns   *turns        // at the store
 	polls   chan struct{} // taken by feeds that wait
@@ -133,6 +138,10 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), turns: newTurns(cfg.MaxConcurrent, cfg.MaxQueued), queueTimeout: cfg.QueryTimeout,
 		polls: make(chan struct{}, maxPolls), exports: newTurns(MaxExports, 0), ending: make(chan struct{})}
+	if deps.Traces == nil {
+		deps.Traces = noop.NewTracerProvider()
+	}
+	s.tracer = deps.Traces.Tracer(tracerName)
 	var err error
 	if s.metrics, err = newMetrics(deps.Registerer, s); err != nil {
 		return nil, err
