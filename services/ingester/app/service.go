@@ -106,7 +106,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s.source.Traced = telemetry.Enabled(deps.Traces)
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
-	s.state = newStreamState(js, deps.Registerer)
+	s.state = newStreamState(js, cfg.Partitions, deps.Registerer)
 	s.pipe = pipeline.New(pipeline.Config{
 		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
 		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,

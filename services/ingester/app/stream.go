@@ -20,11 +20,12 @@ type streamState struct {
 	bytes, maxBytes, messages, dlq atomic.Int64
 }
 
-func newStreamState(js natsjs.JetStream, reg prometheus.Registerer) *streamState {
+func newStreamState(js natsjs.JetStream, partitions int, reg prometheus.Registerer) *streamState {
 	s := &streamState{js: js}
 	gauge := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "audit", Subsystem: "stream", Name: name, Help: help}, fn))
 	}
+	gauge("partitions", "Partitions of the stream, AUDIT_PARTITIONS: as many must be driven by all ingesters together.", func() float64 { return float64(partitions) })
 	gauge("bytes", "Bytes the stream of events takes.", func() float64 { return float64(s.bytes.Load()) })
 	gauge("max_bytes", "Bytes the stream of events may take; -1 when the disk alone bounds it.", func() float64 { return float64(s.maxBytes.Load()) })
 	gauge("messages", "Messages in the stream of events.", func() float64 { return float64(s.messages.Load()) })
