@@ -99,7 +99,7 @@ func checkSelector(t *testing.T, where string, selector []*labels.Matcher, there
 	t.Helper()
 	name := ""
 	for _, m := range selector {
-		if m.Name == labels.MetricName {
+		if m.Name == metricName {
 			name = m.Value
 		}
 	}
@@ -115,7 +115,7 @@ func checkSelector(t *testing.T, where string, selector []*labels.Matcher, there
 	if !ok {
 		t.Errorf("%s names %q, which no service has", where, name)
 	}
-	own := map[string]bool{labels.MetricName: true, "job": true, "instance": true, "le": true}
+	own := map[string]bool{metricName: true, "job": true, "instance": true, "le": true}
 	for _, l := range has {
 		own[l] = true
 	}
@@ -156,3 +156,6 @@ func (s *system) scrape(t *testing.T, opsURL string) string {
 	must(t, err)
 	return string(body)
 }
+
+// metricName is the label under which PromQL keeps the name of a metric.
+const metricName = "__name__"
