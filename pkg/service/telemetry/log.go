@@ -21,9 +21,17 @@ func RequestID(ctx context.Context) string {
 	return id
 }
 
-// NewLogger writes JSON lines to w, with what LogHandler adds.
+// NewLogger writes JSON lines to w, with what LogHandler adds. Durations are written with their unit ("23.8ms"): a bare number leaves
+// the reader to guess one.
 func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
-	return slog.New(LogHandler(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})))
+	return slog.New(LogHandler(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: durationsWithUnit})))
+}
+
+func durationsWithUnit(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // LogHandler adds request_id, trace_id and span_id to the lines of a context that has them. Wrapping a handler twice adds them once.

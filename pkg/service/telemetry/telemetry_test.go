@@ -150,3 +150,12 @@ func TestLogLinesHaveIDs(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 }
+
+// Ensure a duration in a log line names its unit.
+func TestLogLinesNameUnits(t *testing.T) {
+	var buf bytes.Buffer
+	telemetry.NewLogger(&buf, slog.LevelInfo).Info("request", slog.Duration("took", 23_800*time.Microsecond))
+	if !strings.Contains(buf.String(), `"took":"23.8ms"`) {
+		t.Errorf("%s", &buf)
+	}
+}
