@@ -115,9 +115,7 @@ func (u *Uses) take() map[string]time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	due := u.due
-	if len(due) > 0 {
-		u.due = map[string]time.Time{}
-	}
+	u.due = map[string]time.Time{} // a new one even for an empty one: note writes to it while the caller reads the old
 	for id, at := range u.noted {
 		if time.Since(at) > usesNoteLife {
 			delete(u.noted, id)
