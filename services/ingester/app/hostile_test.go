@@ -11,9 +11,10 @@ import (
 	"github.com/google/uuid"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
-// Ensure a producer that spreads its events over all the years there are, so that each batch of it becomes hundreds of parts, keeps nobody else waiting and
+// Ensure a producer that spreads its events over all the years there are, so that each batch of it becomes dozens of parts, keeps nobody else waiting and
 // leaves the table far from its limits.
 func TestEventsOverAllYears(t *testing.T) {
 	r := newRig(t)
@@ -27,7 +28,7 @@ func TestEventsOverAllYears(t *testing.T) {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(57, 1970))
-	const n, others = 1500, 200 // one batch of these is some 600 parts
+	const n, others = 1500, 200 // one batch of these is as many parts as there are years
 	var futures []*events.Future
 	publish := func(tenant uuid.UUID, at time.Time) {
 		f, err := p.PublishAsync(ctx, events.Event{TenantID: tenant, ActorID: "a", ActorType: "user", Action: "thing.do", ResourceType: "thing", ResourceID: "r", CreatedAt: at})
@@ -59,6 +60,7 @@ func TestEventsOverAllYears(t *testing.T) {
 	t.Logf("the others' events are there after %s", time.Since(began))
 	r.wantValue(t, "SELECT count() FROM audit.event_log", n+others, 3*time.Minute)
 	t.Logf("all events are there after %s", time.Since(began))
+	r.wantBlocks(t, svc, time.Now().Year()-1969)
 	// ClickHouse delays inserts from 1000 parts of a partition on and refuses them from 3000 on, and from 100,000 parts of the table.
 	for sql, limit := range map[string]int{
 		"SELECT max(n) FROM (SELECT count() AS n FROM system.parts WHERE database = 'audit' AND table = 'event_log' AND active GROUP BY partition)": 300,
@@ -73,6 +75,30 @@ func TestEventsOverAllYears(t *testing.T) {
 		} else {
 			t.Logf("%s: %d", sql, got)
 		}
+	}
+}
+
+// wantBlocks fails if a batch is more blocks than there are years, or if the service made more than an insert for each, and some more for those it had
+// to repeat.
+func (r *rig) wantBlocks(t *testing.T, svc *Service, years int) {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), r.js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	most, all := 0, 0
+	for p := range r.cfg.Partitions {
+		if err := l.Walk(t.Context(), p, func(e ledger.Record) error {
+			most, all = max(most, len(e.Blocks)), all+len(e.Blocks)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inserts := r.metric(t, svc, "audit_ingester_insert_duration_seconds")
+	t.Logf("%d blocks, at most %d of a batch, %.0f inserts", all, most, inserts)
+	if most < years/2 || most > years || inserts > 1.5*float64(all) {
+		t.Errorf("a batch is %d blocks, want at most %d, and %.0f inserts were made of %d blocks", most, years, inserts, all)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metric is the value of a gauge of a service of the rig.
+// metric is the value of a gauge or counter of a service of the rig, of all its series together, or how often a histogram was observed.
 func (r *rig) metric(t *testing.T, s *Service, name string) float64 {
 	t.Helper()
 	reg, _ := r.metrics.Load(s)
@@ -16,9 +16,14 @@ func (r *rig) metric(t *testing.T, s *Service, name string) float64 {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == name {
-			return f.GetMetric()[0].GetGauge().GetValue()
+		if f.GetName() != name {
+			continue
 		}
+		sum := 0.0
+		for _, m := range f.GetMetric() {
+			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+		return sum
 	}
 	t.Fatalf("no metric %s", name)
 	return 0

@@ -135,7 +135,7 @@ func tenantOf(i int) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceOID, []byte{byte(i)})
 }
 
-// publish sends n events over the given number of tenants and waits until all of them are acknowledged.
+// publish sends n events over the given number of tenants, and of each tenant over two years, and waits until all of them are acknowledged.
 func (r *rig) publish(t *testing.T, n, tenants int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -146,8 +146,9 @@ func (r *rig) publish(t *testing.T, n, tenants int) {
 	}
 	futures := make([]*events.Future, n)
 	for i := range n {
+		created := time.Now().AddDate(-(i / tenants % 2), 0, 0)
 		if futures[i], err = p.PublishAsync(ctx, events.Event{
-			TenantID: tenantOf(i % tenants), ActorID: "user_17", ActorType: "user", Action: "invoice.approve", ResourceType: "invoice",
+			CreatedAt: created, TenantID: tenantOf(i % tenants), ActorID: "user_17", ActorType: "user", Action: "invoice.approve", ResourceType: "invoice",
 			ResourceID: fmt.Sprintf("inv_%d", i), Metadata: []byte(`{"ip":"203.0.113.9","user_agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36","amount":1250.00,"currency":"EUR"}`),
 		}); err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ var insertSettings = []ch.Setting{
 	{Key: "max_execution_time", Value: "0", Important: true},
 	// Copies of one event in a block are folded by merges, not here: read-back counts sequences.
 	{Key: "optimize_on_insert", Value: "0", Important: true},
-	// A batch may reach back any number of months.
+	// A batch may reach back any number of years.
 	{Key: "max_partitions_per_insert_block", Value: "0", Important: true},
 	{Key: "send_logs_level", Value: "none", Important: true},
 }

@@ -38,11 +38,11 @@ func (d *Digest) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Block is what one batch holds of one month, and so one part of the table, written whole or not at all.
+// Block is what one batch holds of one year, and so one part of the table, written whole or not at all.
 type Block struct {
-	// Month is year*100+month of created_at in UTC, such as 202611.
-	Month int `json:"month"`
-	// Rows is how many messages of the batch became rows of this month; at least 1.
+	// Year is that of created_at in UTC. Earlier versions wrote a block for each month; of their entries it is 0.
+	Year int `json:"year"`
+	// Rows is how many messages of the batch became rows of this year; at least 1.
 	Rows int `json:"rows"`
 	// MinCreated and MaxCreated bound created_at of these rows, in microseconds since 1970.
 	MinCreated int64 `json:"min_created"`
@@ -62,7 +62,7 @@ type Entry struct {
 	Messages int `json:"messages"`
 	Rows     int `json:"rows"`
 	Rejected int `json:"rejected"`
-	// Blocks are the months of the rows, in order; empty when every message was rejected.
+	// Blocks are the years of the rows, in order; empty when every message was rejected.
 	Blocks []Block `json:"blocks"`
 	// Schema is the SchemaVersion the batch was counted under.
 	Schema int `json:"schema"`

@@ -36,7 +36,7 @@ func (d *driver) flush(ctx context.Context, b batch) error {
 	// step 4 under the same tokens.
 
 	// 4. Insert. Each block is there whole or not at all. If we were held up since step 3, somebody may have done it for us.
-	if err := d.commit(ctx, record, b.months, time.Since(d.appendedAt) > d.cfg.AppendMaxAge); err != nil {
+	if err := d.commit(ctx, record, b.years, time.Since(d.appendedAt) > d.cfg.AppendMaxAge); err != nil {
 		return err
 	}
 	d.metrics.batchEvents.Observe(float64(record.Messages))
@@ -47,9 +47,9 @@ func (d *driver) flush(ctx context.Context, b batch) error {
 }
 
 // commit puts the rows of a batch that is in the ledger into the table and moves on. doubt: some of them may be there already.
-func (d *driver) commit(ctx context.Context, record ledger.Record, months []monthRows, doubt bool) error {
-	for _, m := range months {
-		if err := d.insert(ctx, record, m, doubt); err != nil {
+func (d *driver) commit(ctx context.Context, record ledger.Record, years []yearRows, doubt bool) error {
+	for _, y := range years {
+		if err := d.insert(ctx, record, y, doubt); err != nil {
 			return err
 		}
 		d.hook(StepBlock)
@@ -130,7 +130,7 @@ func (d *driver) redrive(ctx context.Context, r ledger.Record) error {
 	}
 	d.log.InfoContext(ctx, "finishing a batch of an earlier run", slog.Uint64("batch", r.Batch), slog.Int("rows", r.Rows),
 		slog.Int("rows_there", found), slog.String("writer", r.Writer))
-	return d.commit(ctx, r, j.months, true)
+	return d.commit(ctx, r, j.years, true)
 }
 
 // rowsThere counts the rows of the batch that are in the table once nothing writes them any more.

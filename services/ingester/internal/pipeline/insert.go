@@ -13,14 +13,14 @@ import (
 // tokenHashBytes is how much of a batch's hash is in its tokens.
 const tokenHashBytes = 8
 
-// insert puts the rows of one month into the table. With doubt, some insert of them may have happened, or be running.
+// insert puts the rows of one year into the table. With doubt, some insert of them may have happened, or be running.
 //
 // Looking decides, tokens only save work: an insert whose outcome is not known is followed by a read-back of which sequences are there. As
 // long as none is, the same token goes again, so that a first attempt that was only slow, or a former driver that wakes up, is folded into
 // it. Rows get a fresh token when theirs was used up without them, or when only some of a block are missing: a token stands for exactly its
 // rows for ever.
-func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt bool) error {
-	token := fmt.Sprintf("%s%d:0", d.tokenPrefix(r), m.Month)
+func (d *driver) insert(ctx context.Context, r ledger.Record, y yearRows, doubt bool) error {
+	token := fmt.Sprintf("%s%d:0", d.tokenPrefix(r), y.Year)
 	// sent: the token may have been seen by the server. An OK is then no proof: it also means "I have dropped this, I know the token", and
 	// the server writes the token down before the rows.
 	sent := doubt
@@ -32,14 +32,14 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 			return nil
 		}
 		if doubt {
-			missing, err := d.missing(ctx, r, m)
+			missing, err := d.missing(ctx, r, y)
 			if err != nil || len(missing) == 0 {
 				works = err == nil
 				return err
 			}
-			if burnt || breakBlindRetry || len(missing) != m.rows.Rows() {
-				m.rows.Retain(missing)
-				token = fmt.Sprintf("%s%d:%s", d.tokenPrefix(r), m.Month, rand.Text())
+			if burnt || breakBlindRetry || len(missing) != y.rows.Rows() {
+				y.rows.Retain(missing)
+				token = fmt.Sprintf("%s%d:%s", d.tokenPrefix(r), y.Year, rand.Text())
 				sent, burnt = false, false
 			}
 		}
@@ -48,7 +48,7 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 			return fmt.Errorf("insert batch %d of partition %d: %w", r.Batch, d.partition, ErrLost)
 		}
 		start := time.Now()
-		err := d.insertTraced(ctx, m.rows, token)
+		err := d.insertTraced(ctx, y.rows, token)
 		d.metrics.insertSeconds.Observe(time.Since(start).Seconds())
 		works = err == nil
 		if err == nil && !sent {
@@ -73,11 +73,11 @@ func (d *driver) insert(ctx context.Context, r ledger.Record, m monthRows, doubt
 }
 
 // missing waits until no insert of the batch runs any more and returns which rows of the block are not in the table.
-func (d *driver) missing(ctx context.Context, r ledger.Record, m monthRows) (map[uint64]struct{}, error) {
+func (d *driver) missing(ctx context.Context, r ledger.Record, y yearRows) (map[uint64]struct{}, error) {
 	if err := d.settle(ctx, r); err != nil {
 		return nil, err
 	}
-	there, err := d.readBack(ctx, r, m.Block)
+	there, err := d.readBack(ctx, r, y.Block)
 	if err != nil {
 		return nil, err
 	}
@@ -85,14 +85,14 @@ func (d *driver) missing(ctx context.Context, r ledger.Record, m monthRows) (map
 		there = nil
 	}
 	missing := make(map[uint64]struct{})
-	seqs := m.rows.Seqs()
+	seqs := y.rows.Seqs()
 	for _, seq := range seqs {
 		if _, ok := there[seq]; !ok {
 			missing[seq] = struct{}{}
 		}
 	}
 	d.metrics.skippedRows.Add(float64(len(seqs) - len(missing)))
-	d.log.InfoContext(ctx, "looked whether an insert was applied", slog.Uint64("batch", r.Batch), slog.Int("month", m.Month),
+	d.log.InfoContext(ctx, "looked whether an insert was applied", slog.Uint64("batch", r.Batch), slog.Int("year", y.Year),
 		slog.Int("rows", len(seqs)), slog.Int("rows_missing", len(missing)))
 	return missing, nil
 }

@@ -14,17 +14,17 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
-// judgement is what the messages of a batch come to: rows by month, dead letters, and the ledger entry that says so. The messages themselves
+// judgement is what the messages of a batch come to: rows by year, dead letters, and the ledger entry that says so. The messages themselves
 // are not kept.
 type judgement struct {
 	entry     ledger.Entry // once sealed, complete but for its place in the ledger and the writer
-	months    []monthRows  // once sealed, in the order of entry.Blocks
+	years     []yearRows   // once sealed, in the order of entry.Blocks
 	dead      []DeadLetter
 	firstTime time.Time // the stream's, of the first message
 }
 
-// monthRows is one block of a batch.
-type monthRows struct {
+// yearRows is one block of a batch.
+type yearRows struct {
 	ledger.Block
 	rows Block
 }
@@ -62,18 +62,18 @@ func (g *judge) add(j *judgement, m *Message) int {
 		j.dead = append(j.dead, deadLetter(m, err))
 		return m.bytes()
 	}
-	month := g.month(j, g.raw.CreatedAt)
-	month.rows.Append(g.partition, tenant, m.Seq, m.Time, &g.raw)
+	year := g.year(j, g.raw.CreatedAt)
+	year.rows.Append(g.partition, tenant, m.Seq, m.Time, &g.raw)
 	return rowOverhead + len(g.raw.ActorID) + len(g.raw.ResourceID) + len(g.raw.Metadata) + len(g.raw.Reasoning)
 }
 
 // seal ends the open batch.
 func (g *judge) seal(j *judgement) {
-	slices.SortFunc(j.months, func(a, b monthRows) int { return cmp.Compare(a.Month, b.Month) })
-	for i := range j.months {
-		j.months[i].Rows = j.months[i].rows.Rows()
-		j.entry.Blocks = append(j.entry.Blocks, j.months[i].Block)
-		j.entry.Rows += j.months[i].Rows
+	slices.SortFunc(j.years, func(a, b yearRows) int { return cmp.Compare(a.Year, b.Year) })
+	for i := range j.years {
+		j.years[i].Rows = j.years[i].rows.Rows()
+		j.entry.Blocks = append(j.entry.Blocks, j.years[i].Block)
+		j.entry.Rows += j.years[i].Rows
 	}
 	j.entry.Rejected = len(j.dead)
 	j.entry.Hash = g.hasher.Sum()
@@ -88,16 +88,15 @@ func (g *judge) decode(m *Message) (uuid.UUID, error) {
 	return tenant, g.decoder.Decode(m.Data, tenant, m.Time, &g.raw)
 }
 
-// month returns the block that a row created at the time belongs to. Almost always that is the block of the row before.
-func (g *judge) month(j *judgement, created int64) *monthRows {
-	t := time.UnixMicro(created).UTC()
-	month := t.Year()*100 + int(t.Month())
-	i := slices.IndexFunc(j.months, func(b monthRows) bool { return b.Month == month })
+// year returns the block that a row created at the time belongs to. Almost always that is the block of the row before.
+func (g *judge) year(j *judgement, created int64) *yearRows {
+	year := time.UnixMicro(created).UTC().Year()
+	i := slices.IndexFunc(j.years, func(b yearRows) bool { return b.Year == year })
 	if i < 0 {
-		i = len(j.months)
-		j.months = append(j.months, monthRows{Block: ledger.Block{Month: month, MinCreated: created, MaxCreated: created}, rows: g.blocks.get()})
+		i = len(j.years)
+		j.years = append(j.years, yearRows{Block: ledger.Block{Year: year, MinCreated: created, MaxCreated: created}, rows: g.blocks.get()})
 	}
-	b := &j.months[i]
+	b := &j.years[i]
 	b.MinCreated = min(b.MinCreated, created)
 	b.MaxCreated = max(b.MaxCreated, created)
 	return b
@@ -105,10 +104,10 @@ func (g *judge) month(j *judgement, created int64) *monthRows {
 
 // release gives the memory of the rows back.
 func (g *judge) release(j *judgement) {
-	for _, b := range j.months {
+	for _, b := range j.years {
 		g.blocks.put(b.rows)
 	}
-	j.months = nil
+	j.years = nil
 }
 
 func deadLetter(m *Message, err error) DeadLetter {

@@ -88,7 +88,7 @@ type DeadLetters interface {
 	Publish(ctx context.Context, letters []DeadLetter) error
 }
 
-// Block is rows of one partition and one month, in memory. A block has one owner at a time.
+// Block is rows of one partition and one year, in memory. A block has one owner at a time.
 type Block interface {
 	// Append copies ev, which may be reused afterwards.
 	Append(partition int, tenant uuid.UUID, seq uint64, ingestedAt time.Time, ev *events.Raw)
@@ -138,14 +138,14 @@ const (
 	StepJudged   Step = "judged"   // verdicts are known, nothing is written
 	StepBuried   Step = "buried"   // dead letters are published
 	StepAppended Step = "appended" // the ledger has the borders
-	StepBlock    Step = "block"    // one block (month) of the batch is inserted
+	StepBlock    Step = "block"    // one block (year) of the batch is inserted
 	StepInserted Step = "inserted" // all blocks are inserted
 	StepPosition Step = "position" // the position is handed over
 )
 
 // Limits of a pipeline.
 const (
-	// DefaultBatchMaxEvents bounds a batch. Far below ClickHouse's block limit of a million rows, so that a batch and month is one block.
+	// DefaultBatchMaxEvents bounds a batch. Far below ClickHouse's block limit of a million rows, so that a batch and year is one block.
 	DefaultBatchMaxEvents = 20_000
 	// DefaultBatchMaxBytes bounds the payload of a batch, again to keep it one block (256 MiB there).
 	DefaultBatchMaxBytes = 8 << 20

@@ -68,7 +68,7 @@ func (w *world) add(partition, n, poison int) {
 	for i := range n {
 		seq += 2
 		tenant := uuid.New()
-		created := time.Date(2026, time.Month(10+i%2), 3, 4, 5, 6, 0, time.UTC)
+		created := time.Date(2025+i%2, time.October, 3, 4, 5, 6, 0, time.UTC)
 		e := events.Event{ID: uuid.New(), TenantID: tenant, ActorID: "a", ActorType: "t", Action: "x", ResourceType: "r", ResourceID: "i", CreatedAt: created}
 		data, err := e.Encode()
 		if err != nil {

@@ -93,7 +93,7 @@ func (b *builder) partition(ctx context.Context, p int, border uint64) error {
 // replay makes rows from the messages from b.from to the border. It reads all of the partition's, also those of other tenants, to hold them
 // against the ledger's hashes.
 func (b *builder) replay(ctx context.Context, p int, border uint64) error {
-	w := writer{builder: b, store: b.Table.WithTable(clickhouse.BuildTable), partition: p, months: make(map[int]*block)}
+	w := writer{builder: b, store: b.Table.WithTable(clickhouse.BuildTable), partition: p, years: make(map[int]*block)}
 	var group []ledger.Record
 	messages := 0
 	send := func() error {
@@ -120,7 +120,7 @@ func (b *builder) replay(ctx context.Context, p int, border uint64) error {
 	return w.flush(ctx)
 }
 
-// block is rows of one month on their way.
+// block is rows of one year on their way.
 type block struct {
 	rows        clickhouse.Columns
 	first, last uint64
@@ -131,7 +131,7 @@ type writer struct {
 	*builder
 	store     *clickhouse.Store
 	partition int
-	months    map[int]*block
+	years     map[int]*block
 	judge     replay.Judge
 	rows      int
 	bytes     int
@@ -176,11 +176,11 @@ func (w *writer) batches(ctx context.Context, entries []ledger.Record) error {
 
 func (w *writer) add(ctx context.Context, tenant uuid.UUID, m *replay.Message, ev *events.Raw) error {
 	at := time.UnixMicro(ev.CreatedAt).UTC()
-	month := at.Year()*100 + int(at.Month())
-	blk := w.months[month]
+	year := at.Year()
+	blk := w.years[year]
 	if blk == nil {
 		blk = new(block)
-		w.months[month] = blk
+		w.years[year] = blk
 	}
 	if blk.rows.Rows() == 0 {
 		blk.first = m.Seq
@@ -196,7 +196,7 @@ func (w *writer) add(ctx context.Context, tenant uuid.UUID, m *replay.Message, e
 
 // flush writes what was gathered.
 func (w *writer) flush(ctx context.Context) error {
-	for _, blk := range w.months {
+	for _, blk := range w.years {
 		if blk.rows.Rows() == 0 {
 			continue
 		}

@@ -260,7 +260,7 @@ func TestTrimmed(t *testing.T) {
 func TestReusedID(t *testing.T) {
 	f := setup(t)
 	f.Publish(t, tenants[0], event(1))
-	f.Publish(t, tenants[0], bytes.Replace(event(1), []byte("2026"), []byte("2025"), 1))
+	f.Publish(t, tenants[0], bytes.Replace(event(1), []byte(`"created_at":"2025`), []byte(`"created_at":"2024`), 1))
 	f.Ingest(t)
 	r := f.Verify(t, verify.Options{Deep: true})
 	if !r.OK() || len(r.ReusedIDs) != 1 || r.ReusedIDs[0].Tenant != tenants[0] || r.ReusedIDs[0].Times != 2 {

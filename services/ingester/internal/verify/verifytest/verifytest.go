@@ -103,7 +103,8 @@ var Tenants = []uuid.UUID{
 	uuid.MustParse("11111111-2222-4333-8444-555555555552"),
 }
 
-var began = time.Date(2026, 10, 31, 23, 59, 50, 0, time.UTC)
+// began is shortly before a year ends, so that events lie in two.
+var began = time.Date(2025, 12, 31, 23, 59, 50, 0, time.UTC)
 
 // Event is the n-th event, as it is published.
 func Event(n int) []byte {
@@ -186,11 +187,11 @@ func Entry(p int, last ledger.Record, batch []replay.Message) ledger.Entry {
 		}
 		e.Rows++
 		at := time.UnixMicro(ev.CreatedAt).UTC()
-		month := at.Year()*100 + int(at.Month())
-		b := blocks[month]
+		year := at.Year()
+		b := blocks[year]
 		if b == nil {
-			b = &ledger.Block{Month: month, MinCreated: ev.CreatedAt, MaxCreated: ev.CreatedAt}
-			blocks[month] = b
+			b = &ledger.Block{Year: year, MinCreated: ev.CreatedAt, MaxCreated: ev.CreatedAt}
+			blocks[year] = b
 		}
 		b.Rows++
 		b.MinCreated, b.MaxCreated = min(b.MinCreated, ev.CreatedAt), max(b.MaxCreated, ev.CreatedAt)
