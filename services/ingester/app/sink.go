@@ -42,6 +42,12 @@ func (s sink) ReadBack(ctx context.Context, partition int, first, last uint64, m
 	return set, nil
 }
 
+// LastSequence implements pipeline.Sink.
+func (s sink) LastSequence(ctx context.Context, partition int, after uint64) (uint64, error) {
+	seq, err := s.store.LastOfPartition(ctx, partition, after)
+	return seq, translate(err)
+}
+
 // translate puts the store's error into the pipeline's words. What is neither in doubt nor transient will not get better by itself.
 func translate(err error) error {
 	switch {

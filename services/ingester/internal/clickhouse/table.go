@@ -66,6 +66,25 @@ func (s *Store) Counts(ctx context.Context, partition int, firsts []uint64, last
 	return out, nil
 }
 
+// Summary is what the partition has in the table of a range of sequences, each once.
+type Summary struct {
+	Rows int
+	// MinCreated and MaxCreated bound created_at, in microseconds since 1970; 0 when there are no rows.
+	MinCreated, MaxCreated int64
+}
+
+// Summary sums up the rows of the partition from first to last. The error is classified as that of Insert.
+func (s *Store) Summary(ctx context.Context, partition int, first, last uint64) (out Summary, err error) {
+	var rows uint64
+	err = s.queries.QueryRow(ctx, `SELECT uniqExact(stream_seq), toUnixTimestamp64Micro(min(created_at)), toUnixTimestamp64Micro(max(created_at))
+		FROM `+quote(s.table)+` WHERE partition = ? AND stream_seq BETWEEN ? AND ?`, uint16(partition), first, last).Scan(&rows, &out.MinCreated, &out.MaxCreated)
+	if err != nil {
+		return Summary{}, fmt.Errorf("sum up rows of partition %d: %w", partition, classify(err))
+	}
+	out.Rows = int(rows) //nolint:gosec // a count of rows
+	return out, nil
+}
+
 // arrayOf makes the numbers UInt64 in the query, as the column is: smaller literals would become smaller types.
 func arrayOf(in []uint64) []any {
 	out := make([]any, len(in))

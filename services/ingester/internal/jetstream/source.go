@@ -102,6 +102,15 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 	return nil
 }
 
+// Origin implements pipeline.Source.
+func (s *Source) Origin(ctx context.Context) (uint64, error) {
+	stream, err := s.open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return max(1, stream.CachedInfo().Config.FirstSeq), nil
+}
+
 // open finds the stream; one that is gone is made anew.
 func (s *Source) open(ctx context.Context) (jetstream.Stream, error) {
 	stream, err := s.lookup(ctx)

@@ -21,6 +21,8 @@ var (
 	ErrUnknown = errors.New("outcome of the ledger append is unknown")
 	// ErrCorrupt is returned for an entry that cannot be read or does not fit the one before.
 	ErrCorrupt = errors.New("ledger entry is corrupt")
+	// ErrTruncated is returned when the newest entries of a partition, or all of them, are gone.
+	ErrTruncated = errors.New("entries of the ledger are gone")
 )
 
 // codeWrongLastSequence is the server's answer to a compare-and-set that failed; codeSequenceBusy is it in a cluster, where another append
@@ -57,7 +59,7 @@ func (l *Ledger) Last(ctx context.Context, partition int) (Record, error) {
 		return Record{Entry: Entry{Partition: partition}}, nil
 	}
 	if err != nil {
-		return Record{}, fmt.Errorf("read last ledger entry of partition %d: %w", partition, err)
+		return Record{}, fmt.Errorf("read last ledger entry of partition %d: %w", partition, gone(err))
 	}
 	return decode(m.Data, m.Sequence, m.Time)
 }
@@ -120,6 +122,29 @@ func CheckLink(prev, next Record) error {
 	return fmt.Errorf("%w: partition %d batch %d (ledger sequence %d) %s", ErrCorrupt, next.Partition, next.Batch, next.Seq, fault)
 }
 
+// gone makes an ErrTruncated of a server's word that there is no such stream.
+func gone(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: %w", ErrTruncated, err)
+	}
+	return err
+}
+
+// CheckEnd returns an ErrTruncated when last cannot be the partition's newest entry, because more than it tells was written to the table: pos says
+// so, or a row with the sequence table. The ledger runs ahead of both, so both must have been read before last was. origin is the first sequence the
+// stream ever had: rows below it are of a stream that is lost, as its ledger may be.
+func CheckEnd(last Record, pos Position, table, origin uint64) error {
+	switch {
+	case pos.Batch > last.Batch || pos.LastSeq > last.LastSeq:
+		return fmt.Errorf("%w: partition %d ends at batch %d, sequence %d; the position says that batch %d, sequence %d is in the table",
+			ErrTruncated, last.Partition, last.Batch, last.LastSeq, pos.Batch, pos.LastSeq)
+	case table > last.LastSeq && table >= origin:
+		return fmt.Errorf("%w: partition %d ends at batch %d, sequence %d; the table has a row of sequence %d",
+			ErrTruncated, last.Partition, last.Batch, last.LastSeq, table)
+	}
+	return nil
+}
+
 // Append writes e after the entry at ledger sequence e.Follows and returns it as it stands there. ErrFenced: another writer was faster, and e
 // is not written. ErrUnknown: e may or may not be written; Append of the same e again settles it. Other errors: e is not written.
 func (l *Ledger) Append(ctx context.Context, e Entry) (Record, error) {
@@ -152,6 +177,8 @@ func (l *Ledger) settle(ctx context.Context, e Entry, data []byte, cause error) 
 	case errors.Is(err, jetstream.ErrMsgNotFound) && e.Follows == 0, err == nil && m.Sequence == e.Follows:
 		// Not there. It could still be on its way, so this is no proof that it never will be.
 		return Record{}, fmt.Errorf("%w: batch %d of partition %d: %w", ErrUnknown, e.Batch, e.Partition, cause)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return Record{}, fmt.Errorf("append batch %d of partition %d to the ledger: %w", e.Batch, e.Partition, gone(err))
 	case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
 		return Record{}, fmt.Errorf("%w: batch %d of partition %d: %w", ErrUnknown, e.Batch, e.Partition, errors.Join(cause, err))
 	case err == nil && bytes.Equal(m.Data, data):

@@ -58,6 +58,8 @@ var classes = []struct {
 	{ledger.ErrFenced, Lost, ""},
 	{ErrLost, Lost, ""},
 	{ledger.ErrCorrupt, Fatal, "the ledger was written to by something else, or damaged: run `ingester verify`; do not delete the ledger"},
+	{ledger.ErrTruncated, Fatal, "stream AUDIT_LEDGER was emptied, deleted or restored to an older state: restore NATS from a backup that goes with the table; " +
+		"without one, `ingester ledger repair` writes the missing entries from stream and table; docs/ingest.md tells more"},
 	{ErrGone, Fatal, "the stream was trimmed or remade before its messages were in the table: restore the stream from a backup; docs/ingest.md tells what else can be done"},
 	{ErrChanged, Fatal, "the stream was restored to another state or tampered with: run `ingester verify --deep` before anything else"},
 	{ErrFatal, Fatal, ""},

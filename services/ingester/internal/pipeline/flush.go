@@ -81,6 +81,9 @@ func (d *driver) recover(ctx context.Context) error {
 		d.read = records[0].FirstSeq - 1
 	}
 	d.mu.Unlock()
+	if err := d.checkLedger(ctx); err != nil {
+		return err
+	}
 	if len(records) == 0 {
 		d.last, d.committed = ledger.Record{Entry: ledger.Entry{Partition: d.partition}}, 0
 		return nil
@@ -92,6 +95,30 @@ func (d *driver) recover(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checkLedger refuses a ledger that ends before what is in the table: to go on from there would insert rows that are there, or take them for those
+// of other messages. The ledger is read last, for it runs ahead of the rest.
+func (d *driver) checkLedger(ctx context.Context) error {
+	pos, err := retry(ctx, d, "read the position", func(ctx context.Context) (ledger.Position, error) { return d.positions.get(ctx, d.partition) })
+	if err != nil {
+		return err
+	}
+	table, err := retry(ctx, d, "read the table's last sequence", func(ctx context.Context) (uint64, error) {
+		return d.sink.LastSequence(ctx, d.partition, pos.LastSeq)
+	})
+	if err != nil {
+		return err
+	}
+	origin, err := retry(ctx, d, "look where the stream began", d.source.Origin)
+	if err != nil {
+		return err
+	}
+	last, err := retry(ctx, d, "read the ledger", func(ctx context.Context) (ledger.Record, error) { return d.ledger.Last(ctx, d.partition) })
+	if err != nil {
+		return err
+	}
+	return ledger.CheckEnd(last, pos, table, origin)
 }
 
 // redrive finishes one batch of an earlier driver, whatever it has done of it.

@@ -50,6 +50,8 @@ type Source interface {
 	// Range calls fn with every message of the partition from first to last, in order, and fails with ErrGone when the stream no
 	// longer goes back as far as first.
 	Range(ctx context.Context, partition int, first, last uint64, fn func(Message) error) error
+	// Origin returns the first sequence that this stream ever had; below it is what an earlier one, that is lost, may have had.
+	Origin(ctx context.Context) (uint64, error)
 	// Unread says what of the partitions in reading the Read that runs has not delivered yet, and what there is after the sequences of those in after.
 	Unread(ctx context.Context, reading []int, after map[int]uint64) (Unread, error)
 }
@@ -114,6 +116,8 @@ type Sink interface {
 	// ReadBack returns which sequences from first to last of the partition are in the table, created between the two times in
 	// microseconds. A row that was folded into an older copy of the same event counts as missing.
 	ReadBack(ctx context.Context, partition int, first, last uint64, minCreated, maxCreated int64) (map[uint64]struct{}, error)
+	// LastSequence returns the highest sequence above after that the partition has in the table, 0 when there is none.
+	LastSequence(ctx context.Context, partition int, after uint64) (uint64, error)
 }
 
 // Members says which partitions this process drives. It is about who should, not about who may: that is the ledger's.

@@ -135,7 +135,7 @@ func script2(outcomes ...outcome) func() outcome {
 func TestFatal(t *testing.T) {
 	prepare := func(t *testing.T) *world {
 		w := newWorld()
-		w.add(0, 5, 0)
+		w.add(0, 12, 0) // more than a batch
 		_, stop := w.run(t, []int{0}, nil)
 		w.wantComplete(t)
 		if err := stop(); err != nil {
@@ -155,7 +155,14 @@ func TestFatal(t *testing.T) {
 		})
 	}
 	// The rows are lost and the message is another one than was written down.
-	f("stream changed", func(w *world) { clear(w.table); w.stream[0][2].Data = []byte("{}") }, ErrChanged)
+	f("stream changed", func(w *world) { clear(w.table); w.stream[0][11].Data = []byte("{}") }, ErrChanged)
+	// The ledger has lost its end, or all, and position or table tell.
+	f("ledger gone", func(w *world) { clear(w.ledger); clear(w.table) }, ledger.ErrTruncated)
+	f("ledger and positions gone", func(w *world) { clear(w.ledger); clear(w.pos) }, ledger.ErrTruncated)
+	f("ledger older than the table", func(w *world) {
+		w.ledger[0] = w.ledger[0][:1]
+		w.pos[0] = ledger.Position{Batch: 1, LastSeq: w.ledger[0][0].LastSeq}
+	}, ledger.ErrTruncated)
 	// The rows are lost, so are the messages, and no position says that they had been there.
 	f("stream gone", func(w *world) { clear(w.table); w.stream[0] = nil; clear(w.pos) }, ErrGone)
 }
@@ -210,7 +217,7 @@ func TestClassify(t *testing.T) {
 		context.Canceled: Stopping, context.DeadlineExceeded: Transient,
 		events.ErrLogSubject: Poison, &events.ValidationError{}: Poison,
 		ErrInDoubt: InDoubt, ErrTransient: Transient, ErrFatal: Fatal, ErrGone: Fatal, ErrChanged: Fatal, ErrLost: Lost,
-		ledger.ErrUnknown: Transient, ledger.ErrFenced: Lost, ledger.ErrCorrupt: Fatal,
+		ledger.ErrUnknown: Transient, ledger.ErrFenced: Lost, ledger.ErrCorrupt: Fatal, ledger.ErrTruncated: Fatal,
 	}
 	for err, class := range want {
 		if got := Classify(fmt.Errorf("do something: %w", err), Fatal); got != class {

@@ -294,6 +294,19 @@ func (p *process) ReadBack(_ context.Context, partition int, first, last uint64,
 	return there, p.alive()
 }
 
+func (p *process) Origin(context.Context) (uint64, error) { return 1, p.alive() }
+
+func (p *process) LastSequence(_ context.Context, partition int, after uint64) (last uint64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.stream[partition] {
+		if p.table[m.Seq] > 0 && m.Seq > after {
+			last = max(last, m.Seq)
+		}
+	}
+	return last, p.alive()
+}
+
 func (p *process) Wanted() []int            { return p.driven }
 func (p *process) Changed() <-chan struct{} { return nil }
 func (p *process) Hold(int)                 {}

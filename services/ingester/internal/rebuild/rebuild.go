@@ -166,6 +166,12 @@ func (b *builder) begin(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	// What the ledger does not know would be missing in the new table.
+	for _, p := range b.Shard.Partitions(b.Partitions) {
+		if err := b.CheckLedger(ctx, p); err != nil {
+			return fmt.Errorf("%w: `ingester ledger repair` writes them anew", err)
+		}
+	}
 	if b.streamFirst, _, err = b.Reader.Bounds(ctx); err != nil {
 		return err
 	}

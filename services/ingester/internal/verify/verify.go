@@ -107,16 +107,44 @@ type progress struct {
 	committed uint64 // batch
 }
 
+// progress reads the position first: the ledger runs ahead of it. A position that is ahead all the same is a finding.
 func (v *verifier) progress(ctx context.Context, p int) (progress, error) {
-	last, err := v.Ledger.Last(ctx, p)
-	if err != nil && !errors.Is(err, ledger.ErrCorrupt) { // the walk will come upon it
-		return progress{}, err
-	}
 	pos, err := v.Positions.Get(ctx, p)
 	if err != nil {
 		return progress{}, err
 	}
+	last, err := v.Ledger.Last(ctx, p)
+	if errors.Is(err, ledger.ErrCorrupt) { // the walk will come upon it
+		return progress{last: last, committed: pos.Batch}, nil
+	}
+	if err != nil {
+		return progress{}, err
+	}
+	if err := ledger.CheckEnd(last, pos, 0, 0); err != nil {
+		v.report.add(Finding{Kind: Chain, Partition: p, Detail: err.Error()})
+	}
 	return progress{last: last, committed: max(last.CommittedThrough, pos.Batch)}, nil
+}
+
+// CheckLedger returns a ledger.ErrTruncated when the ledger of a partition ends before what the table has, as far as position and table tell.
+func (s System) CheckLedger(ctx context.Context, p int) error {
+	pos, err := s.Positions.Get(ctx, p)
+	if err != nil {
+		return err
+	}
+	table, err := s.Table.LastOfPartition(ctx, p, pos.LastSeq)
+	if err != nil {
+		return err
+	}
+	origin, err := s.Reader.Origin(ctx)
+	if err != nil {
+		return err
+	}
+	last, err := s.Ledger.Last(ctx, p)
+	if err != nil {
+		return err
+	}
+	return ledger.CheckEnd(last, pos, table, origin)
 }
 
 // partition checks one partition with everything in it.
@@ -253,7 +281,12 @@ func (v *verifier) beyond(ctx context.Context, p int, tenant *uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	seqs, err := v.Table.Sequences(ctx, p, tenant, last.LastSeq+1, math.MaxUint64)
+	// Rows from before the stream began are of one that is lost with its ledger.
+	origin, err := v.Reader.Origin(ctx)
+	if err != nil {
+		return err
+	}
+	seqs, err := v.Table.Sequences(ctx, p, tenant, max(origin, last.LastSeq+1), math.MaxUint64)
 	if err != nil || len(seqs) == 0 {
 		return err
 	}

@@ -47,6 +47,15 @@ func (r *Reader) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return state.FirstSeq, state.LastSeq, nil
 }
 
+// Origin returns the first sequence the event stream ever had; below it is what an earlier one, that is lost, may have had.
+func (r *Reader) Origin(ctx context.Context) (uint64, error) {
+	s, err := r.js.Stream(ctx, events.StreamAudit)
+	if err != nil {
+		return 0, fmt.Errorf("look at stream %s: %w", events.StreamAudit, err)
+	}
+	return max(1, s.CachedInfo().Config.FirstSeq), nil
+}
+
 // SeqAt returns the sequence of the first message the event stream took in at or after t, or one past its last when there is none.
 func (r *Reader) SeqAt(ctx context.Context, t time.Time) (uint64, error) {
 	_, last, err := r.Bounds(ctx)

@@ -170,36 +170,10 @@ func (f *Fixture) Ingest(t testing.TB) {
 
 // Entry makes the ledger's entry for a batch.
 func Entry(p int, last ledger.Record, batch []replay.Message) ledger.Entry {
-	e := ledger.Entry{
-		Partition: p, Batch: last.Batch + 1, FirstSeq: batch[0].Seq, LastSeq: batch[len(batch)-1].Seq, Messages: len(batch),
-		Schema: ledger.SchemaVersion, PrevHash: last.Hash, CommittedThrough: last.Batch, Follows: last.Seq, Writer: "test",
-	}
-	h := ledger.NewHasher(last.Hash)
 	var judge replay.Judge
-	blocks := map[int]*ledger.Block{}
-	for i := range batch {
-		m := &batch[i]
-		h.Add(m.Seq, m.Time, m.Subject, m.Data)
-		_, ev, ok := judge.Row(m)
-		if !ok {
-			e.Rejected++
-			continue
-		}
-		e.Rows++
-		at := time.UnixMicro(ev.CreatedAt).UTC()
-		year := at.Year()
-		b := blocks[year]
-		if b == nil {
-			b = &ledger.Block{Year: year, MinCreated: ev.CreatedAt, MaxCreated: ev.CreatedAt}
-			blocks[year] = b
-		}
-		b.Rows++
-		b.MinCreated, b.MaxCreated = min(b.MinCreated, ev.CreatedAt), max(b.MaxCreated, ev.CreatedAt)
-	}
-	for _, b := range blocks {
-		e.Blocks = append(e.Blocks, *b)
-	}
-	e.Hash = h.Sum()
+	e := judge.Entry(last.Hash, batch)
+	e.Partition, e.Batch, e.Schema, e.Writer = p, last.Batch+1, ledger.SchemaVersion, "test"
+	e.PrevHash, e.CommittedThrough, e.Follows = last.Hash, last.Batch, last.Seq
 	return e
 }
 
