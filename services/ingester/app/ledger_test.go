@@ -122,7 +122,9 @@ func trimAll(t *testing.T, r *rig) {
 func (r *rig) rollBack(t *testing.T, streams ...string) {
 	t.Helper()
 	saved := t.TempDir()
-	folder := func(stream string) string { return filepath.Join(r.Dir(), "nats", "jetstream", "$G", "streams", stream) }
+	folder := func(stream string) string {
+		return filepath.Join(r.Dir(), "nats", "jetstream", "$G", "streams", stream)
+	}
 	whileStopped := func(do func(stream string) error) {
 		err := r.StopNATS()
 		for _, stream := range streams {
