@@ -13,21 +13,29 @@ import (
 // killGrace is how long a query that nobody waits for may take to end after the store was told so; then its connection is cut.
 const killGrace = 500 * time.Millisecond
 
+// exportKillGrace is killGrace for an export, for the end of which nobody waits. Megabytes of rows are on their way when it is ended, and all are read
+// before ClickHouse's last word. Cutting such a query off instead has aborted the embedded engine (libchdb 26.7): a connection that is reset right
+// after the driver's Cancel packet leaves it with an exception that nothing catches.
+const exportKillGrace = 10 * time.Second
+
 // query runs a statement. done must be called when its rows have been closed.
 //
 // The end of ctx does not go to the driver: clickhouse-go 2.50 closes the channel of blocks when a context ends, and panics, and the process with it,
 // if it is about to send a block just then (its pull request 1677). Instead ClickHouse is told to end the query, which then ends in order. Only a store
-// that does not follow within killGrace is cut off; one that hangs sends no blocks.
+// that does not follow within its grace is cut off; one that hangs sends no blocks.
 func (r *Reader) query(ctx context.Context, text string, args []any, options ...chgo.QueryOption) (rows driver.Rows, done func(), err error) {
-	id := queryIDPrefix + uuid.NewString()
+	k, grace, id := kindOf(ctx), killGrace, queryIDPrefix+uuid.NewString()
+	if k == kindExport {
+		grace = exportKillGrace
+	}
 	ctx, span := r.span(ctx, id)
 	running, cut := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		timer := time.AfterFunc(killGrace, cut)
+		timer := time.AfterFunc(grace, cut)
 		context.AfterFunc(running, func() { timer.Stop() })
 		r.kill(id)
 	})
-	k, began := kindOf(ctx), time.Now()
+	began := time.Now()
 	done = func() {
 		stop()
 		cut()
