@@ -7,8 +7,14 @@ MODULES  := pkg/events pkg/service services/ingester services/query deploy deplo
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
 # Tests of the files of deploy, outside the workspace: what they need is no program's business.
 CHECKS := deploy/checks
-GOFLAGS_BUILD := -trimpath
 export CGO_ENABLED ?= 0
+
+# What the programs say they are. The linker is told, for the compiler does not ask Git: so the same source gives the same bytes everywhere.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+BUILDINFO := example.com/auditlog/pkg/service/buildinfo
+export STAMP := -X $(BUILDINFO).version=$(VERSION) -X $(BUILDINFO).commit=$(COMMIT) -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags "$(STAMP)"
 
 LINT_VERSION := v2.15.0
 LINT := .tools/golangci-lint-$(LINT_VERSION)

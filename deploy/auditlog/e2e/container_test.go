@@ -28,7 +28,7 @@ func buildImage(t *testing.T, service string) image {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "services", service, "Dockerfile"))
 	must(t, err)
-	commands := regexp.MustCompile(`CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/(\S+) (\S+)`).FindAllStringSubmatch(string(text), -1)
+	commands := regexp.MustCompile(`CGO_ENABLED=0 go build -trimpath -ldflags="-s -w \$STAMP" -o /out/(\S+) (\S+)`).FindAllStringSubmatch(string(text), -1)
 	if len(commands) == 0 {
 		t.Fatalf("the Dockerfile of %s builds nothing", service)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"example.com/auditlog/deploy/stack"
+	"example.com/auditlog/pkg/service/buildinfo"
 	"example.com/auditlog/pkg/service/telemetry"
 )
 
@@ -67,6 +68,7 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 		Long: "Runs NATS (JetStream, in process), ClickHouse (a child process), the ingester and the query service.\n" +
 			"Settings are environment variables: AUDIT_DATA_DIR, AUDIT_HTTP_ADDR, AUDIT_OPS_ADDR, AUDIT_NATS_PORT,\n" +
 			"AUDIT_CLICKHOUSE_PORT, AUDIT_CLICKHOUSE_HTTP_PORT, AUDIT_CLICKHOUSE_BIN, AUDIT_LOG_LEVEL and those of the services.",
+		Version:       buildinfo.Get().String(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -85,6 +87,7 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 			return run(cmd.Context(), cfg, depsOnly, getenv, stdout, logger(stderr, cfg.LogLevel))
 		},
 	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &settingsError{err} })
 	root.Flags().BoolVar(&depsOnly, "deps-only", false, "run NATS and ClickHouse alone")
 	root.Flags().BoolVar(&installOnly, "install-only", false, "install the ClickHouse engine and stop")

@@ -90,6 +90,25 @@ func TestCheckAsJSON(t *testing.T) {
 	}
 }
 
+// Ensure programs can read which cases of a file passed, and what the others expected.
+func TestCasesAsJSON(t *testing.T) {
+	s := &system{}
+	cases := filepath.Join(t.TempDir(), "cases.yaml")
+	must(t, os.WriteFile(cases, []byte("cases:\n- {name: reads, key: {roles: [auditor]}, expect: {decision: allow}}\n- {name: barred, key: {roles: [auditor]}, expect: {decision: deny}}\n"), 0o600))
+	out, errs, code := s.run(t, "policy", "test", "--cases", cases, "--json")
+	var results []struct {
+		Name, SQL string
+		Failures  []string
+	}
+	must(t, json.Unmarshal([]byte(out), &results))
+	if code != 1 || !strings.Contains(errs, "1 of 2 cases failed") {
+		t.Errorf("exit status %d, %s", code, errs)
+	}
+	if len(results) != 2 || results[0].Name != "reads" || len(results[0].Failures) != 0 || results[0].SQL == "" || len(results[1].Failures) != 1 {
+		t.Errorf("results %s", out)
+	}
+}
+
 // Ensure what is wrong with a call is said at once, with the exit status that stands for it.
 func TestCommandFaults(t *testing.T) {
 	s := &system{env: map[string]string{"AUDIT_NATS_URL": shared.NATSURL()}}

@@ -84,10 +84,12 @@ func dirName(dir string) string {
 
 func (c *cli) testPolicies() *cobra.Command {
 	var cases string
+	var asJSON bool
 	cmd := &cobra.Command{Use: "test [DIR]", Short: "Run cases against a directory of policies", Args: usage(cobra.MaximumNArgs(1)),
 		Long: "Run cases (who, what, expected decision, notices, visible rows) against a directory of policies: through the gate and the row filter.\n" +
 			"Without DIR: AUDIT_POLICY_DIR, or the built-in policies."}
 	cmd.Flags().StringVar(&cases, "cases", "", "YAML file of cases (default: "+casesFile+" in DIR)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of the cases")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		dir := c.dir(args)
 		if cases == "" && dir == "" {
@@ -100,33 +102,46 @@ func (c *cli) testPolicies() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return c.printCases(results)
+		return c.printCases(results, asJSON)
 	}
 	return cmd
 }
 
-func (c *cli) printCases(results []policy.CaseResult) error {
+func (c *cli) printCases(results []policy.CaseResult, asJSON bool) error {
 	failed := 0
 	for i := range results {
-		r := &results[i]
-		if r.OK() {
-			_, _ = fmt.Fprintf(c.stdout, "ok    %s\n", r.Name)
-			continue
-		}
-		failed++
-		_, _ = fmt.Fprintf(c.stdout, "FAIL  %s\n", r.Name)
-		for _, f := range r.Failures {
-			_, _ = fmt.Fprintf(c.stdout, "      %s\n", f)
-		}
-		if r.SQL != "" {
-			_, _ = fmt.Fprintf(c.stdout, "      row filter: %s\n", r.SQL)
+		if !results[i].OK() {
+			failed++
 		}
 	}
-	_, _ = fmt.Fprintf(c.stdout, "%d cases, %d failed\n", len(results), failed)
+	if asJSON {
+		if err := c.printJSON(results); err != nil {
+			return err
+		}
+	} else {
+		for i := range results {
+			c.printCase(&results[i])
+		}
+		_, _ = fmt.Fprintf(c.stdout, "%d cases, %d failed\n", len(results), failed)
+	}
 	if failed > 0 {
 		return fmt.Errorf("%w: %d of %d cases failed", errPolicies, failed, len(results))
 	}
 	return nil
+}
+
+func (c *cli) printCase(r *policy.CaseResult) {
+	if r.OK() {
+		_, _ = fmt.Fprintf(c.stdout, "ok    %s\n", r.Name)
+		return
+	}
+	_, _ = fmt.Fprintf(c.stdout, "FAIL  %s\n", r.Name)
+	for _, f := range r.Failures {
+		_, _ = fmt.Fprintf(c.stdout, "      %s\n", f)
+	}
+	if r.SQL != "" {
+		_, _ = fmt.Fprintf(c.stdout, "      row filter: %s\n", r.SQL)
+	}
 }
 
 // explainFlags describe the request to explain.

@@ -18,6 +18,7 @@ import (
 )
 
 const usage = `usage: publish [FILE.ndjson[.gz]]
+       publish --version
 
 Publishes the events in FILE, or in standard input when FILE is absent or "-", to the audit log and waits until each is stored.
 A line is one event as JSON with its tenant_id; gzip is recognised by itself. A line that is no valid event is reported with every fault and
@@ -52,6 +53,10 @@ func main() {
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help" || args[0] == "-help") {
 		_, _ = io.WriteString(stdout, usage)
+		return exitOK
+	}
+	if len(args) == 1 && args[0] == "--version" {
+		_, _ = fmt.Fprintln(stdout, "publish", buildVersion())
 		return exitOK
 	}
 	if len(args) > 1 || len(args) == 1 && len(args[0]) > 1 && args[0][0] == '-' {

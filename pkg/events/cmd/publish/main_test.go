@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -105,6 +106,7 @@ func TestRunRefusesWrongCalls(t *testing.T) {
 		errOut []string
 	}{
 		{[]string{"--help"}, nil, exitOK, usage, nil},
+		{[]string{"--version"}, nil, exitOK, "publish devel (commit unknown, " + runtime.Version() + ")\n", nil},
 		{[]string{"-x"}, nil, exitUsage, "", []string{"usage: publish"}},
 		{[]string{"a", "b"}, nil, exitUsage, "", []string{"usage: publish"}},
 		{[]string{gone}, nil, exitUsage, "", []string{gone}},
