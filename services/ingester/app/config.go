@@ -11,6 +11,7 @@ import (
 	"example.com/auditlog/pkg/service/shard"
 	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 )
 
@@ -58,6 +59,8 @@ type Config struct {
 	Flushers int
 	// TrimEvery is how often the stream is trimmed (AUDIT_TRIM_INTERVAL).
 	TrimEvery time.Duration
+	// HourlyEvery is how often new events are counted by hours for analysts (AUDIT_HOURLY_INTERVAL).
+	HourlyEvery time.Duration
 
 	// heartbeat replaces lease.DefaultHeartbeat in tests that wait for a process to count as dead.
 	heartbeat time.Duration
@@ -82,6 +85,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		Memory:         r.Int("AUDIT_MEMORY_BYTES", pipeline.DefaultMemory, 1<<20, 16<<30),
 		Flushers:       r.Int("AUDIT_FLUSHERS", pipeline.DefaultFlushers, 1, 64),
 		TrimEvery:      r.Duration("AUDIT_TRIM_INTERVAL", 10*time.Minute, time.Second, 24*time.Hour),
+		HourlyEvery:    r.Duration("AUDIT_HOURLY_INTERVAL", hourly.DefaultEvery, 100*time.Millisecond, 24*time.Hour),
 	}
 	if c.Shard.Of > c.Partitions {
 		r.Faultf("AUDIT_SHARD", "%d shards cannot share %d partitions (AUDIT_PARTITIONS)", c.Shard.Of, c.Partitions)

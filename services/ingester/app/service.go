@@ -25,6 +25,7 @@ import (
 	"example.com/auditlog/pkg/service/ops"
 	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/lease"
 	"example.com/auditlog/services/ingester/internal/ledger"
@@ -57,6 +58,7 @@ type Service struct {
 	pipe      *pipeline.Pipeline
 	state     *streamState
 	checker   *verify.Checker
+	hourly    *hourly.Counter
 	schema    atomic.Pointer[error] // why the schema is not known to be right; to nil once it is
 }
 
@@ -117,6 +119,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s.checker = verify.NewChecker(verify.System{
 		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions, Shard: cfg.Shard,
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
+	s.hourly = hourly.New(s.store, s.positions, s.pipe.Driven, cfg.HourlyEvery, deps.Registerer, log)
 	return s, nil
 }
 
@@ -240,6 +243,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	wg.Go(func() { s.state.run(background) })
 	wg.Go(func() { s.trim(background) })
 	wg.Go(func() { _ = s.checker.Run(background) })
+	wg.Go(func() { s.hourly.Run(background) })
 	err = s.pipe.Run(ctx)
 	cancel()
 	wg.Wait()

@@ -14,6 +14,7 @@ CREATE VIEW audit.events
     `stream_seq` UInt64,
     `metadata_text` String
 )
+DEFINER = default SQL SECURITY DEFINER
 AS SELECT
     tenant_id,
     id,
