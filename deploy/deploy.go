@@ -9,7 +9,7 @@ import "embed"
 // Files holds nats/server.conf, the ClickHouse settings and users, and the npm package of the
 // ClickHouse engine under engine/, by their paths below this folder.
 //
-//go:embed nats/server.conf clickhouse/config.d/*.xml clickhouse/users.d/*.xml clickhouse/analyst.xml.example
+//go:embed nats/server.conf clickhouse/config.d/*.xml clickhouse/users.d/*.xml clickhouse/*.xml.example
 //go:embed engine/package.json engine/package-lock.json engine/.npmrc
 var Files embed.FS
 
@@ -23,6 +23,10 @@ const (
 	ClickHouseUsers = "clickhouse/users.d/audit.xml"
 	// ClickHouseServices holds the users of the services, for users.d where they are not local.
 	ClickHouseServices = "clickhouse/users.d/services.xml"
+	// ClickHouseAnalysts holds what analysts may do and take, for users.d.
+	ClickHouseAnalysts = "clickhouse/users.d/analysts.xml"
+	// AnalystAllExample is the form of a file for users.d that lets an analyst read every tenant.
+	AnalystAllExample = "clickhouse/analyst_all.xml.example"
 	// AnalystExample is the form of a file for users.d that binds an analyst to a tenant.
 	AnalystExample = "clickhouse/analyst.xml.example"
 	// EngineDir is the folder of the npm package that fetches the ClickHouse engine.

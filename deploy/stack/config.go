@@ -69,8 +69,9 @@ func writeClickHouseConfig(p chPaths, port, httpPort int) (token string, err err
 		}
 	}
 	for path, embedded := range map[string]string{
-		filepath.Join(p.conf, "config.d", "audit.xml"): deploy.ClickHouseConfig,
-		filepath.Join(p.conf, "users.d", "audit.xml"):  deploy.ClickHouseUsers,
+		filepath.Join(p.conf, "config.d", "audit.xml"):   deploy.ClickHouseConfig,
+		filepath.Join(p.conf, "users.d", "audit.xml"):    deploy.ClickHouseUsers,
+		filepath.Join(p.conf, "users.d", "analysts.xml"): deploy.ClickHouseAnalysts,
 	} {
 		if err := writeFile(path, embedded); err != nil {
 			return "", err
