@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"strconv"
 
@@ -17,28 +16,33 @@ import (
 // partitionFunc is the number of partitions in the stream's subject transform.
 var partitionFunc = regexp.MustCompile(`partition\(\s*(\d+)\s*,`)
 
-// checkPartitions compares P with the stream's own: with another one every tenant's log would look empty. A stream that is not there yet, or that
-// this service may not look at, is passed over.
-func checkPartitions(ctx context.Context, nc *nats.Conn, partitions int, log *slog.Logger) error {
+// streamPartitions is P as the stream has it, or "" for a stream that is not there yet or has no such transform.
+func streamPartitions(ctx context.Context, nc *nats.Conn) (string, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+		return "", fmt.Errorf("open JetStream: %w", err)
 	}
 	stream, err := js.Stream(ctx, events.StreamAudit)
-	if err != nil {
-		level := slog.LevelWarn
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			level = slog.LevelInfo
-		}
-		log.Log(ctx, level, "AUDIT_PARTITIONS could not be compared with the stream", slog.Any("error", err))
-		return nil
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("compare AUDIT_PARTITIONS with stream %s: %w", events.StreamAudit, err)
 	}
 	transform := stream.CachedInfo().Config.SubjectTransform
 	if transform == nil {
+		return "", nil
+	}
+	if m := partitionFunc.FindStringSubmatch(transform.Destination); m != nil {
+		return m[1], nil
+	}
+	return "", nil
+}
+
+// checkPartitions compares P with the stream's own: with another one every tenant's log would look empty.
+func checkPartitions(partitions int, stream string) error {
+	if stream == "" || stream == strconv.Itoa(partitions) {
 		return nil
 	}
-	if m := partitionFunc.FindStringSubmatch(transform.Destination); m != nil && m[1] != strconv.Itoa(partitions) {
-		return fmt.Errorf("AUDIT_PARTITIONS is %d, but stream %s was made with %s: set it to that", partitions, events.StreamAudit, m[1])
-	}
-	return nil
+	return fmt.Errorf("AUDIT_PARTITIONS is %d, but stream %s was made with %s: set it to that", partitions, events.StreamAudit, stream)
 }

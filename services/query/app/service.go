@@ -83,7 +83,11 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if s.nc, err = natsconn.Await(ctx, cfg.NATS, "auditlog-query", s.log, deps.Waiting); err != nil {
 		return err
 	}
-	if err := checkPartitions(ctx, s.nc, cfg.Partitions, s.log); err != nil {
+	partitions, err := await(ctx, s, deps.Waiting, streamPartitions)
+	if err != nil {
+		return err
+	}
+	if err := checkPartitions(cfg.Partitions, partitions); err != nil {
 		return err
 	}
 	secret, err := await(ctx, s, deps.Waiting, keys.CursorSecret)
