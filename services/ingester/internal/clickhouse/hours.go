@@ -134,16 +134,42 @@ func (s *Store) CountedDays(ctx context.Context, partition int, tenant *uuid.UUI
 // DropEmptyHours deletes the counts that have been 0 for at least age, all that was ever counted under their keys with them: an actor whose events are
 // gone leaves no name behind.
 func (s *Store) DropEmptyHours(ctx context.Context, partition int, h Hours, age time.Duration) error {
+	for {
+		keys, err := s.emptyHours(ctx, partition, h, age)
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		// The keys are spelled out. A subquery would be asked again for each part, and find no 0 any more once the part that had it is done: the number
+		// from before would come back.
+		err = s.steps(ctx, fmt.Sprintf("delete empty hours of partition %d", partition), fmt.Sprintf(
+			"ALTER TABLE event_hours DELETE WHERE %s AND (tenant_id, hour, action, actor_id, counted_at) IN (%s) SETTINGS mutations_sync = 2",
+			h.where(partition, "hour"), strings.Join(keys, ", ")))
+		if err != nil || len(keys) < emptyHoursAtOnce {
+			return err
+		}
+	}
+}
+
+// emptyHoursAtOnce keeps a statement of the longest names (256 bytes each, hexadecimal) within half of ClickHouse's max_query_size of 256 KiB.
+const emptyHoursAtOnce = 100
+
+// emptyHours returns, as SQL, the rows that belong to counts of 0.
+func (s *Store) emptyHours(ctx context.Context, partition int, h Hours, age time.Duration) ([]string, error) {
 	where := h.where(partition, "hour")
-	var empty uint64
-	gone := fmt.Sprintf("FROM event_hours FINAL WHERE %s AND events = 0 AND counted_at <= now64(6) - toIntervalSecond(%d)", where, int(age.Seconds()))
-	if err := s.queries.QueryRow(ctx, "SELECT count() "+gone).Scan(&empty); err != nil {
-		return fmt.Errorf("look for empty hours of partition %d: %w", partition, classify(err))
+	var rows []struct {
+		Row string `ch:"row"`
 	}
-	if empty == 0 {
-		return nil
+	err := s.queries.Select(ctx, &rows, fmt.Sprintf(`SELECT format('(toUUID(\'{}\'), toDateTime({}, \'UTC\'), unhex(\'{}\'), unhex(\'{}\'), fromUnixTimestamp64Micro({}, \'UTC\'))',
+			toString(tenant_id), toString(toUnixTimestamp(hour)), hex(action), hex(actor_id), toString(toUnixTimestamp64Micro(counted_at))) AS row
+		FROM event_hours WHERE %s AND (tenant_id, hour, action, actor_id) IN (
+			SELECT tenant_id, hour, action, actor_id FROM event_hours FINAL WHERE %s AND events = 0 AND counted_at <= now64(6) - toIntervalSecond(%d))
+		ORDER BY counted_at LIMIT %d`, where, where, int(age.Seconds()), emptyHoursAtOnce))
+	if err != nil {
+		return nil, fmt.Errorf("look for empty hours of partition %d: %w", partition, classify(err))
 	}
-	return s.steps(ctx, fmt.Sprintf("delete empty hours of partition %d", partition), fmt.Sprintf(
-		"ALTER TABLE event_hours DELETE WHERE %s AND (tenant_id, hour, action, actor_id) IN (SELECT tenant_id, hour, action, actor_id %s) SETTINGS mutations_sync = 2, allow_nondeterministic_mutations = 1",
-		where, gone))
+	out := make([]string, len(rows))
+	for i, r := range rows {
+		out[i] = r.Row
+	}
+	return out, nil
 }
