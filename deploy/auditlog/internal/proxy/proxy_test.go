@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -179,8 +180,13 @@ func TestLose(t *testing.T) {
 func TestNoTarget(t *testing.T) {
 	tg, p, _ := connect(t, 1)
 	_ = tg.lis.Close()
-	conn := dial(t, p)
-	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Fatal("heard something from nobody")
+	conn, err := net.Dial("tcp", p.Addr())
+	if err == nil { // else the reset came before the dial had ended
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = conn.Read(make([]byte, 1))
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("a target nobody listens at: %v", err)
 	}
 }
