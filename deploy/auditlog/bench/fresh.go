@@ -180,7 +180,7 @@ type queryProcess struct {
 	addr string
 }
 
-func startQuery(ctx context.Context, e *engines, bin string) (*queryProcess, error) {
+func startQuery(ctx context.Context, e *engines, bin string, env ...string) (*queryProcess, error) {
 	api, err := freePort()
 	if err != nil {
 		return nil, err
@@ -192,6 +192,7 @@ func startQuery(ctx context.Context, e *engines, bin string) (*queryProcess, err
 	q := &queryProcess{cmd: exec.Command(filepath.Join(bin, "query"), "serve"), addr: "127.0.0.1:" + strconv.Itoa(api)}
 	ops := "127.0.0.1:" + strconv.Itoa(opsPort)
 	q.cmd.Env = append(e.env(), "AUDIT_HTTP_ADDR="+q.addr, "AUDIT_OPS_ADDR="+ops, "AUDIT_RATE_LIMIT=0")
+	q.cmd.Env = append(q.cmd.Env, env...)
 	q.cmd.Stderr = os.Stderr
 	if err := q.cmd.Start(); err != nil {
 		return nil, err

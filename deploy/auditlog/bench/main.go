@@ -27,15 +27,23 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.events, "events", 1_000_000, "events in the backlog")
 	flag.IntVar(&o.tenants, "tenants", 100, "tenants they belong to")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built commands")
-	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest, tenants, fresh, query or export (which load their own events and are not part of a run of all)")
+	flag.StringVar(&o.only, "only", "", "one part alone: publish, ingest, tenants, fresh or query (which loads its own events and is not part of a run of all), or a part of query: load, pages, readers, export")
+	flag.StringVar(&o.data, "data", "", "folder for the engines' data, kept: a part of query does not load what is there already")
+	flag.StringVar(&o.concurrent, "concurrent", "", "settings of AUDIT_MAX_CONCURRENT to measure readers with, such as 4,8,16; the service's default without it")
 	flag.Parse()
 	fmt.Printf("%d cores, %s/%s, %s; %d events, %d tenants\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), o.events, o.tenants)
 	parts := []struct {
 		name string
 		run  func(context.Context, options) error
-	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}, {"query", benchQuery}, {"export", benchExport}}
+	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}}
+	for _, name := range append([]string{partQuery}, queryParts...) {
+		if o.only == name {
+			fmt.Println()
+			return benchQuery(ctx, o)
+		}
+	}
 	for _, p := range parts {
-		if o.only != p.name && (o.only != "" || p.name == "query" || p.name == "export") {
+		if o.only != p.name && o.only != "" {
 			continue
 		}
 		fmt.Printf("\n%s\n", p.name)
@@ -47,6 +55,6 @@ func run(ctx context.Context) error {
 }
 
 type options struct {
-	events, tenants int
-	bin, only       string
+	events, tenants             int
+	bin, only, data, concurrent string
 }

@@ -27,23 +27,28 @@ const (
 type engines struct {
 	cmd                        *exec.Cmd
 	dir                        string
+	kept                       bool
 	natsPort, nativePort, http int
 }
 
-// startEngines runs NATS and ClickHouse as the local stack does, in a process of their own.
-func startEngines(bin string) (*engines, error) {
-	dir, err := os.MkdirTemp("", "auditlog-bench-")
-	if err != nil {
-		return nil, err
+// startEngines runs NATS and ClickHouse as the local stack does, in a process of their own, with their data in a temporary folder.
+func startEngines(bin string) (*engines, error) { return startEnginesIn("", bin) }
+
+// startEnginesIn is startEngines with a folder that stays, unless it is empty.
+func startEnginesIn(dir, bin string) (_ *engines, err error) {
+	e := &engines{dir: dir, kept: dir != ""}
+	if !e.kept {
+		if e.dir, err = os.MkdirTemp("", "auditlog-bench-"); err != nil {
+			return nil, err
+		}
 	}
-	e := &engines{dir: dir}
 	for _, p := range []*int{&e.natsPort, &e.nativePort, &e.http} {
 		if *p, err = freePort(); err != nil {
 			return nil, err
 		}
 	}
 	e.cmd = exec.Command(filepath.Join(bin, "auditlog"), "--deps-only")
-	e.cmd.Env = append(os.Environ(), "AUDIT_DATA_DIR="+dir, "AUDIT_LOG_LEVEL=error",
+	e.cmd.Env = append(os.Environ(), "AUDIT_DATA_DIR="+e.dir, "AUDIT_LOG_LEVEL=error",
 		"AUDIT_NATS_PORT="+strconv.Itoa(e.natsPort), "AUDIT_CLICKHOUSE_PORT="+strconv.Itoa(e.nativePort), "AUDIT_CLICKHOUSE_HTTP_PORT="+strconv.Itoa(e.http))
 	e.cmd.Stderr = os.Stderr
 	out, err := e.cmd.StdoutPipe()
@@ -115,9 +120,12 @@ func (e *engines) cpu() float64 {
 	return total
 }
 
-// Close stops the engines and removes their data.
+// Close stops the engines and removes their data, if it is not to be kept.
 func (e *engines) Close() error {
 	_, err := stop(e.cmd)
+	if e.kept {
+		return err
+	}
 	return errors.Join(err, os.RemoveAll(e.dir))
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 // apiReader reads the log through the API with one key.
@@ -16,8 +17,10 @@ type apiReader struct {
 	client    *http.Client
 }
 
+func (q *queryProcess) base() string { return "http://" + q.addr + "/v1/audit-log" }
+
 func newAPIReader(q *queryProcess, key string, connections int) *apiReader {
-	return &apiReader{base: "http://" + q.addr + "/v1/audit-log", key: key,
+	return &apiReader{base: q.base(), key: key,
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}}}
 }
 
@@ -47,6 +50,8 @@ const walkPage = 1000
 // cursors walks down the log and returns the cursor behind each of the depths, in events; depths that the log does not have are left out.
 func (a *apiReader) cursors(ctx context.Context, depths []int) (map[int]string, error) {
 	found := map[int]string{}
+	began := time.Now()
+	defer func() { fmt.Printf("  walked to the depths in %.1f s\n", time.Since(began).Seconds()) }()
 	at, cursor := 0, ""
 	for _, depth := range depths {
 		for at < depth {

@@ -35,7 +35,7 @@ func captureQueries(ctx context.Context, db driver.Conn, ask func() error) (quer
 		return nil, fmt.Errorf("flush the query log: %w", err)
 	}
 	rows, err := db.Query(ctx, `SELECT query, Settings, read_rows FROM system.query_log
-		WHERE type = 'QueryFinish' AND query_kind = 'Select' AND query_id LIKE 'audit-%' AND query LIKE '%ORDER BY%'
+		WHERE type = 'QueryFinish' AND query_kind = 'Select' AND query_id LIKE 'audit-%'
 			AND toUnixTimestamp64Micro(query_start_time_microseconds) >= $1
 		ORDER BY query_start_time_microseconds`, before)
 	if err != nil {
@@ -58,7 +58,7 @@ func captureQueries(ctx context.Context, db driver.Conn, ask func() error) (quer
 		return nil, err
 	}
 	if len(queries) == 0 {
-		return nil, errors.New("the query log has no query of the service: its queries have an id that begins with audit- and an order")
+		return nil, errors.New("the query log has no query of the service: its queries have an id that begins with audit-")
 	}
 	return queries, nil
 }

@@ -20,7 +20,7 @@ func TestBenchQuery(t *testing.T) {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
 	}
-	b := queryBench{samples: 2, patience: time.Second, readers: 4, readFor: 200 * time.Millisecond, depths: []int{500, 10_000, 5_000_000}}
+	b := queryBench{parts: queryParts, concurrent: []string{""}, samples: 2, patience: time.Second, readers: 4, readFor: 200 * time.Millisecond, depths: []int{500, 10_000, 5_000_000}}
 	if err := b.run(t.Context(), options{events: 20_000, bin: bin}); err != nil {
 		t.Fatal(err)
 	}
