@@ -55,8 +55,13 @@ func (b queryBench) run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	if err := setUp(ctx, e, o.bin); err != nil {
+	// An ingester refuses a table whose events it never saw, so a log that an earlier run has loaded is taken as it is.
+	if there, err := e.query(ctx, "EXISTS TABLE event_log"); err != nil {
 		return err
+	} else if there != "1" {
+		if err := setUp(ctx, e, o.bin); err != nil {
+			return err
+		}
 	}
 	targets := &verdicts{}
 	if err := b.load(ctx, e, o.events, targets); err != nil {
