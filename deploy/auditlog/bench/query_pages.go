@@ -38,7 +38,7 @@ func (b queryBench) questions(ctx context.Context, l *benchLog, p *position, o o
 		return nil, err
 	}
 	var id string
-	if err := l.db.QueryRow(ctx, "SELECT toString(id) FROM event_log WHERE tenant_id = $1 AND stream_seq % 1000 = 7 ORDER BY stream_seq DESC LIMIT 1 OFFSET 40", loadTenant.String()).Scan(&id); err != nil {
+	if err := l.db.QueryRow(ctx, "SELECT toString(id) FROM event_log WHERE tenant_id = $1 AND stream_seq % 1000 = 7 ORDER BY stream_seq DESC LIMIT 1 OFFSET 4", loadTenant.String()).Scan(&id); err != nil {
 		return nil, fmt.Errorf("pick an event: %w", err)
 	}
 	kinds := []question{{name: "first page", kind: first}}
