@@ -402,6 +402,8 @@ func TestAnalystsDuringRebuild(t *testing.T) {
 			for n := 0; ctx.Err() == nil && n < 400; n++ {
 				got, err := askHTTP(t.Context(), t, s, analystA, "SELECT DISTINCT tenant_id FROM audit."+table)
 				switch {
+				// A query that was answered counts for a moment longer: three who ask without a pause can come to more than four.
+				case err != nil && strings.Contains(err.Error(), "TOO_MANY_SIMULTANEOUS_QUERIES"):
 				case i == 2 && err == nil:
 					t.Errorf("%s can be read: %v", table, got)
 				case i < 2 && err != nil && !strings.Contains(err.Error(), "UNKNOWN_TABLE") || err == nil && !slices.Equal(got, []string{tenantA.String()}):
