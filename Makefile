@@ -5,8 +5,8 @@ SHELL := /bin/bash
 
 MODULES  := pkg/events pkg/service services/ingester services/query deploy deploy/auditlog
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
-# Tests of the files of deploy, outside the workspace: what they need is no program's business.
-CHECKS := deploy/checks
+# Outside the workspace, for what they need is no program's business: tests of the files of deploy, and what packs a release.
+APART := deploy/checks deploy/release
 export CGO_ENABLED ?= 0
 
 # What the programs say they are. The linker is told, for the compiler does not ask Git: so the same source gives the same bytes everywhere.
@@ -15,9 +15,18 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 BUILDINFO := example.com/auditlog/pkg/service/buildinfo
 export STAMP := -X $(BUILDINFO).version=$(VERSION) -X $(BUILDINFO).commit=$(COMMIT) -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags "$(STAMP)"
+PROGRAMS := ./services/ingester ./services/query ./pkg/events/cmd/publish ./deploy/auditlog
+
+# What a release is built for, and the time of its files: the commit's.
+SYSTEMS ?= linux_amd64 linux_arm64 darwin_amd64 darwin_arm64
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 
 LINT_VERSION := v2.15.0
 LINT := .tools/golangci-lint-$(LINT_VERSION)
+SBOM_VERSION := v1.10.0
+SBOM := .tools/cyclonedx-gomod-$(SBOM_VERSION)
+VULN_VERSION := v1.9.0
+VULN := .tools/govulncheck-$(VULN_VERSION)
 
 TEST_TIMEOUT ?= 15m
 FUZZ_TIME    ?= 20s
@@ -51,6 +60,33 @@ bin/query:    ; @go build $(GOFLAGS_BUILD) -o $@ ./services/query
 bin/publish:  ; @go build $(GOFLAGS_BUILD) -o $@ ./pkg/events/cmd/publish
 bin/auditlog: ; @go build $(GOFLAGS_BUILD) -o $@ ./deploy/auditlog
 
+.PHONY: release
+release: $(SBOM) ## Build dist/: an archive for each of SYSTEMS, with SBOMs and licences, and SHA256SUMS
+	@rm -rf dist
+	@for s in $(SYSTEMS); do echo "build $$s"; GOOS=$${s%_*} GOARCH=$${s#*_} go build $(GOFLAGS_BUILD) -o dist/build/$$s/ $(PROGRAMS) || exit 1; done
+	@cd deploy/release && GOWORK=off go run . -version "$(VERSION)" -epoch "$(SOURCE_DATE_EPOCH)" -sbom-tool $(CURDIR)/$(SBOM)
+	@rm -r dist/build
+
+.PHONY: licences
+licences: build $(SBOM) ## List what the programs link and under which licence; fails for one that is not permitted
+	@cd deploy/release && GOWORK=off go run . -list $(CURDIR)/bin -sbom-tool $(CURDIR)/$(SBOM)
+
+.PHONY: vulncheck
+vulncheck: $(VULN) ## Look for known vulnerabilities in what is called (VULNDB=URL: of another database than vuln.go.dev)
+	@for m in $(MODULES); do echo "vulncheck $$m"; (cd $$m && $(CURDIR)/$(VULN) $(if $(VULNDB),-db $(VULNDB)) ./...); rc=$$?; \
+	  if [ $$rc = 3 ]; then echo "$$m calls what is known to be vulnerable, see above"; exit 1; fi; \
+	  if [ $$rc != 0 ]; then echo "NOTHING WAS CHECKED: govulncheck could not do its work, see above. Its data are at vuln.go.dev; VULNDB=file:///FOLDER names a copy."; exit 1; fi; done
+
+$(SBOM):
+	@mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools GOWORK=off go install -trimpath github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(SBOM_VERSION)
+	@mv .tools/cyclonedx-gomod $@
+
+$(VULN):
+	@mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools GOWORK=off go install golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION)
+	@mv .tools/govulncheck $@
+
 .PHONY: engine
 engine: bin/auditlog ## Install the ClickHouse engine for the local stack and the tests (npm ci)
 	@bin/auditlog --install-only
@@ -58,7 +94,7 @@ engine: bin/auditlog ## Install the ClickHouse engine for the local stack and th
 .PHONY: test
 test: engine ## Run every test, on real NATS and real ClickHouse
 	go test -timeout $(TEST_TIMEOUT) $(PACKAGES)
-	cd $(CHECKS) && GOWORK=off go test ./...
+	@for m in $(APART); do echo "test $$m"; (cd $$m && GOWORK=off go test ./...) || exit 1; done
 
 .PHONY: race
 race: engine ## The same tests under the race detector
@@ -67,8 +103,8 @@ race: engine ## The same tests under the race detector
 .PHONY: lint
 lint: $(LINT) ## Vet, static analysis, formatting, tidy module files
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(CURDIR)/$(LINT) run ./...) || exit 1; done
-	@echo "lint $(CHECKS)"; cd $(CHECKS) && GOWORK=off $(CURDIR)/$(LINT) run ./...
-	@for m in $(MODULES) $(CHECKS); do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "go.mod of $$m is not tidy: run make tidy"; exit 1; }; done
+	@for m in $(APART); do echo "lint $$m"; (cd $$m && GOWORK=off $(CURDIR)/$(LINT) run ./...) || exit 1; done
+	@for m in $(MODULES) $(APART); do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "go.mod of $$m is not tidy: run make tidy"; exit 1; }; done
 
 $(LINT):
 	@mkdir -p .tools
@@ -77,8 +113,8 @@ $(LINT):
 
 .PHONY: tidy
 tidy: ## Tidy every module and format every file
-	@for m in $(MODULES) $(CHECKS); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
-	gofmt -w $(MODULES) $(CHECKS)
+	@for m in $(MODULES) $(APART); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
+	gofmt -w $(MODULES) $(APART)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each fuzz target for FUZZ_TIME (20s)
@@ -113,4 +149,4 @@ down: ## Stop the containers; the data volumes stay
 
 .PHONY: clean
 clean: ## Remove what was built; .data/ stays
-	rm -rf bin .tools
+	rm -rf bin dist .tools
