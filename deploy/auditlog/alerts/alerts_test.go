@@ -84,6 +84,7 @@ var cases = map[string]struct{ fires, quiet string }{
   audit_stream_fill_ratio 0.6+0x80
   audit_stream_bytes 600+0x80
   audit_stream_max_bytes 1000+0x80`},
+	"AuditStreamUnwritable": {`audit_stream_writable 0+0x80`, `audit_stream_writable 1+0x80`},
 	"AuditPartitionsUndriven": {`
   audit_stream_partitions{instance="a"} 16+0x80
   audit_stream_partitions{instance="b"} 16+0x80

@@ -118,6 +118,39 @@ func TestMetricsKeepTheConventions(t *testing.T) {
 	}
 }
 
+// Ensure a scrape of a running service, nothing of which has gone wrong yet, has a value for all that its operators were promised to see.
+func TestScrapeHasWhatOperatorsNeed(t *testing.T) {
+	s := startSystem(t)
+	s.traffic(t)
+	at := serveOps(t, s.metrics, s.checks)
+	waitFailing(t, at)
+	text := s.scrape(t, at)
+	for need, series := range map[string]string{
+		"lag in messages":            "audit_ingester_lag_messages",
+		"lag in seconds":             "audit_ingester_lag_seconds",
+		"batch size":                 "audit_ingester_batch_events_count",
+		"insert time":                "audit_ingester_insert_duration_seconds_count",
+		"redeliveries, recovery":     `audit_ingester_redeliveries_total{why="recovery"}`,
+		"redeliveries, reader":       `audit_ingester_redeliveries_total{why="reader"}`,
+		"redeliveries, forgotten":    `audit_ingester_redeliveries_total{why="forgotten"}`,
+		"skipped as already there":   "audit_ingester_rows_already_there_total",
+		"messages skipped":           "audit_ingester_messages_skipped_total",
+		"duplicates folded":          "audit_verify_folded_total",
+		"dead letters":               "audit_ingester_dead_letters_total",
+		"lease: assigned":            "audit_ingester_lease_partitions",
+		"lease: valid":               "audit_ingester_lease_valid",
+		"lease: lost":                "audit_ingester_partitions_lost_total",
+		"whether events are stored":  "audit_stream_writable",
+		"how full the stream is":     "audit_stream_fill_ratio",
+		"when the log was verified":  "audit_verify_last_ok_timestamp_seconds",
+		"whether a part is not well": `audit_ready{check="ingester-stream"}`,
+	} {
+		if !strings.Contains(text, "\n"+series+" ") {
+			t.Errorf("%s: a scrape has no %s", need, series)
+		}
+	}
+}
+
 // metric is the sum over all series of a metric that have the labels; of a histogram, how many were observed. -1 stands for no series.
 func (s *system) metric(t *testing.T, name string, labels map[string]string) float64 {
 	t.Helper()

@@ -8,12 +8,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/pkg/events"
 )
@@ -108,6 +110,60 @@ func TestStreamFull(t *testing.T) {
 		t.Errorf("a full stream: %v", err)
 	}
 	compareWalk(t, tenant, want, s.walkUntil(t, s.key(t, tenant), tenant, 100, len(want)))
+}
+
+// Ensure a NATS whose disk is full acknowledges nothing that is not stored and loses nothing that it did acknowledge, that the ingester says so and goes
+// on, and that everything is there once after NATS was given room and restarted.
+func TestNATSDiskFull(t *testing.T) {
+	s := startSystemWith(t, nil, func(o *stack.Options) { o.NATSChild = true })
+	at := serveOps(t, s.metrics, s.checks)
+	var pubs []*events.Publisher // atomic batches have files of their own, apart from the stream's
+	for _, size := range []int{1, events.MaxBatch} {
+		pub, err := events.NewPublisher(s.nc, events.WithMaxBatch(size), events.WithAckWait(500*time.Millisecond), events.WithRetryFor(2*time.Second))
+		must(t, err)
+		pubs = append(pubs, pub)
+	}
+	pub := pubs[0]
+	tenant := uuid.New()
+	key := s.key(t, tenant)
+	var want, refused []events.Event
+	for range 20 {
+		ev := someEvent(tenant, len(want))
+		must(t, pub.Publish(t.Context(), ev))
+		want = append(want, ev)
+	}
+	s.walkUntil(t, key, tenant, 100, len(want))
+
+	makeRoom := fillDisk(t, natsPID(t))
+	var futures []*events.Future
+	for i := range 40 {
+		refused = append(refused, someEvent(tenant, i))
+		f, err := pubs[i%2].PublishAsync(t.Context(), refused[i])
+		must(t, err)
+		futures = append(futures, f)
+	}
+	for i, f := range futures {
+		if ack, err := f.Wait(t.Context()); !errors.Is(err, events.ErrUnconfirmed) {
+			t.Errorf("event %d on a full disk: %+v, %v", i, ack, err)
+		}
+	}
+	s.waitFor(t, "the ingester knows", func() bool { return s.metric(t, "audit_stream_writable", nil) == 0 })
+	s.waitFor(t, "readiness names the stream", func() bool { r := askReady(t, at); return slices.Contains(r.failing(t), "ingester-stream") })
+	compareWalk(t, tenant, want, s.walk(t, key, tenant, url.Values{})) // reading goes on
+
+	makeRoom()
+	must(t, s.StopNATS())
+	must(t, s.StartNATS(t.Context()))
+	for _, ev := range refused {
+		s.waitFor(t, "an event is taken", func() bool { return pub.Publish(t.Context(), ev) == nil })
+		want = append(want, ev)
+	}
+	compareWalk(t, tenant, want, s.walkUntil(t, key, tenant, 100, len(want)))
+	s.waitFor(t, "the ingester knows that the stream can be written", func() bool { return s.metric(t, "audit_stream_writable", nil) == 1 })
+	waitFailing(t, at)
+	if n := s.clickhouse(t, "SELECT count(), uniqExact(id) FROM event_log"); n != fmt.Sprintf("%d\t%d", len(want), len(want)) {
+		t.Errorf("%s rows and ids in the table for %d events", n, len(want))
+	}
 }
 
 // waitFor polls until ok, or fails.

@@ -25,12 +25,31 @@ const traced = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,recvfrom,fsyn
 // startTrace follows every thread of a process until the returned function is called, which gives the calls back.
 func startTrace(t *testing.T, pid int) (stop func() []call) {
 	t.Helper()
+	out := filepath.Join(t.TempDir(), "trace")
+	end := attach(t, pid, "-y", "-s", "100000", "-e", traced, "-o", out)
+	return func() []call {
+		end()
+		text, err := os.ReadFile(out)
+		must(t, err)
+		return parseTrace(string(text))
+	}
+}
+
+// fillDisk makes every write of a process to a place of a file fail for want of room until the returned function is called. Sockets and files that are
+// written from one end to the other are left alone.
+func fillDisk(t *testing.T, pid int) (makeRoom func()) {
+	t.Helper()
+	return attach(t, pid, "-o", os.DevNull, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC")
+}
+
+// attach runs strace on every thread of a process until the returned function is called.
+func attach(t *testing.T, pid int, args ...string) (detach func()) {
+	t.Helper()
 	path, err := exec.LookPath("strace")
 	if err != nil {
 		t.Fatalf("this test needs strace (Debian package strace): %v", err)
 	}
-	out := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command(path, "-f", "-y", "-s", "100000", "-e", "signal=none", "-e", traced, "-o", out, "-p", fmt.Sprint(pid))
+	cmd := exec.Command(path, append([]string{"-f", "-e", "signal=none", "-p", fmt.Sprint(pid)}, args...)...)
 	must(t, cmd.Start())
 	ended := false
 	end := func() {
@@ -46,12 +65,7 @@ func startTrace(t *testing.T, pid int) (stop func() []call) {
 			t.Fatal("strace has not attached within 20 s (may this user trace processes?)")
 		}
 	}
-	return func() []call {
-		end()
-		text, err := os.ReadFile(out)
-		must(t, err)
-		return parseTrace(string(text))
-	}
+	return end
 }
 
 // untraced counts the threads of a process that nobody traces.

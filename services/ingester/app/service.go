@@ -108,7 +108,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s.source.Traced = telemetry.Enabled(deps.Traces)
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
-	s.state = newStreamState(js, cfg.Partitions, deps.Registerer)
+	s.state = newStreamState(js, cfg.Partitions, log, deps.Registerer)
 	s.pipe = pipeline.New(pipeline.Config{
 		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
 		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
@@ -299,7 +299,7 @@ func (s *Service) trim(ctx context.Context) {
 	}
 }
 
-// Checks says whether the whole path works: NATS, ClickHouse, its schema, and a driver for each partition that is this process's.
+// Checks says whether the whole path works: NATS and its disk, ClickHouse, its schema, and a driver for each partition that is this process's.
 func (s *Service) Checks() []ops.Check {
 	return []ops.Check{
 		{Name: "nats", Run: func(context.Context) error { return natsconn.Check(s.nc) }},
@@ -314,6 +314,7 @@ func (s *Service) Checks() []ops.Check {
 			}
 			return nil
 		}},
+		{Name: "stream", Run: func(context.Context) error { return s.state.writable() }},
 	}
 }
 

@@ -152,10 +152,13 @@ func (p *Pipeline) catchingUp() bool {
 // dropped when it is an old one, or the driver does not read.
 func (d *driver) offer(m Message, stopped func() bool) bool {
 	d.mu.Lock()
-	skip := !d.reading || m.Seq <= d.read
+	reading, again := d.reading, m.Seq <= d.read
 	d.mu.Unlock()
-	if skip {
+	if !reading || again {
 		d.metrics.skippedMessages.Inc()
+		if reading {
+			d.metrics.redelivered.reader.Inc()
+		}
 		return true
 	}
 	if !d.memory.room(stopped) {
@@ -219,6 +222,7 @@ func (d *driver) drain() {
 func (d *driver) close() {
 	d.mu.Lock()
 	d.reading = false
+	d.metrics.redelivered.forgotten.Add(float64(d.gather.events()))
 	cost := d.gather.forget()
 	d.mu.Unlock()
 	d.memory.give(cost)

@@ -151,6 +151,7 @@ func (d *driver) redrive(ctx context.Context, r ledger.Record) error {
 	}
 	judge.seal(&j)
 	defer judge.release(&j)
+	d.metrics.redelivered.recovery.Add(float64(j.entry.Messages))
 	if j.entry.Hash != r.Hash || j.entry.Rows != r.Rows {
 		return fmt.Errorf("%w: sequences %d to %d are %d messages, %d rows, hash %s; the ledger has %d, %d, %s",
 			ErrChanged, r.FirstSeq, r.LastSeq, j.entry.Messages, j.entry.Rows, j.entry.Hash, r.Messages, r.Rows, r.Hash)

@@ -17,6 +17,7 @@ type metrics struct {
 	skippedMessages prometheus.Counter
 	inDoubt         prometheus.Counter
 	lost            prometheus.Counter
+	redelivered     redelivered
 	retries         *prometheus.CounterVec
 
 	unread atomic.Pointer[Unread] // as of a moment ago
@@ -45,6 +46,7 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 		skippedMessages: counter("messages_skipped_total", "Messages delivered that another process drives or that were taken in before."),
 		inDoubt:         counter("inserts_in_doubt_total", "Inserts whose outcome had to be read back."),
 		lost:            counter("partitions_lost_total", "Partitions let go of because another process drives them, or may."),
+		redelivered:     newRedelivered(reg),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "audit", Subsystem: "ingester", Name: "retries_total",
 			Help: "Attempts that failed and were or will be made again."}, []string{"what"}),
 	}
@@ -55,6 +57,21 @@ func newMetrics(reg prometheus.Registerer, p *Pipeline) *metrics {
 	gauge("lag_messages", "Messages of this process's partitions that are not yet in the table.", func() float64 { return float64(p.lagMessages()) })
 	gauge("lag_seconds", "Age of the oldest message of this process's partitions that is not yet in the table.", func() float64 { return p.lag(time.Now()).Seconds() })
 	return m
+}
+
+// redelivered counts messages that are read from the stream once more, by why.
+type redelivered struct {
+	// recovery: of a batch of an earlier run that was not all in the table. reader: the reader began anew, before what was taken in. forgotten: they
+	// were in memory when their partition was let go of.
+	recovery, reader, forgotten prometheus.Counter
+}
+
+func newRedelivered(reg prometheus.Registerer) redelivered {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "audit", Subsystem: "ingester", Name: "redeliveries_total",
+		Help: "Messages read from the stream once more: to finish a batch of an earlier run (recovery), because the reader began anew (reader), " +
+			"because they were in memory when their partition was let go of (forgotten)."}, []string{"why"})
+	reg.MustRegister(v)
+	return redelivered{recovery: v.WithLabelValues("recovery"), reader: v.WithLabelValues("reader"), forgotten: v.WithLabelValues("forgotten")}
 }
 
 // Reading says how many of the wanted partitions are recovered and read, for a readiness check.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
@@ -87,6 +89,43 @@ func TestCrashAtEachStep(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Ensure messages that are read from the stream once more are counted, by why.
+func TestRedeliveries(t *testing.T) {
+	count := func(pipe *Pipeline) (recovery, reader, forgotten float64) {
+		c := pipe.metrics.redelivered
+		return testutil.ToFloat64(c.recovery), testutil.ToFloat64(c.reader), testutil.ToFloat64(c.forgotten)
+	}
+	w := newWorld()
+	w.add(0, 7, 0)
+	w.insert = script[string](requestLost)
+	died := make(chan struct{})
+	_, stop := w.run(t, []int{0}, func(c *Config, p *process) {
+		c.Hook = func(_ int, s Step) {
+			if s == StepAppended && p.dead.CompareAndSwap(false, true) {
+				close(died)
+			}
+		}
+	})
+	<-died
+	_ = stop()
+	w.add(0, 3, 0)
+	var pipe *Pipeline
+	p, stop := w.run(t, []int{0}, func(c *Config, p *process) {
+		c.LingerMin, c.LingerMax = time.Hour, time.Hour // the 3 stay in memory
+		p.made = func(made *Pipeline) { pipe = made }
+		p.early = true
+	})
+	<-p.read
+	if recovery, reader, _ := count(pipe); recovery != 7 || reader != 7 {
+		t.Errorf("recovered %v messages, passed over %v, want 7 and 7", recovery, reader)
+	}
+	pipe.driver(0).close()
+	if _, _, forgotten := count(pipe); forgotten != 3 {
+		t.Errorf("forgot %v messages, want 3", forgotten)
+	}
+	_ = stop()
 }
 
 // Ensure a stop writes what was gathered, though it was too young to go.

@@ -87,6 +87,7 @@ type process struct {
 	dead   atomic.Bool
 	driven []int
 	made   func(*Pipeline)
+	early  bool          // a reader begins before what was asked for, as one does that serves several partitions
 	read   chan struct{} // receives a value when all messages were delivered to a reader
 }
 
@@ -105,7 +106,7 @@ func (p *process) Read(ctx context.Context, after map[int]uint64, deliver func(i
 		msgs := slices.Clone(p.stream[partition])
 		p.mu.Unlock()
 		for _, m := range msgs {
-			if m.Seq > seq && !deliver(partition, m) {
+			if (m.Seq > seq || p.early) && !deliver(partition, m) {
 				return nil
 			}
 		}
