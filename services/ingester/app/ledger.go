@@ -34,7 +34,7 @@ func (c *commands) ledgerRepair() *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withSystem(cmd.Context(), "ledger repair", func(system verify.System, log *slog.Logger) error {
-				report, err := repair.Run(cmd.Context(), system, "repair "+instanceName(), log)
+				report, err := repair.Run(cmd.Context(), system, repair.Options{Writer: "repair " + instanceName()}, log)
 				if err != nil {
 					return err
 				}

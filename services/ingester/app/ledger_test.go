@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,97 @@ func TestLedgerLost(t *testing.T) {
 	f("older than the table, with the positions", 150, func(t *testing.T, r *rig) {
 		r.rollBack(t, events.StreamLedger, "KV_"+ledger.BucketPositions)
 	})
+}
+
+// Ensure a repair of the ledger that is killed at any of its steps can be run again, that no ingester goes on from what is half repaired, and that in
+// the end everything is there once and proven.
+func TestRepairKilled(t *testing.T) {
+	const tenants = 4
+	r := newRig(t)
+	partitions := map[int]bool{}
+	for i := range tenants {
+		partitions[events.Partition(tenantOf(i), r.cfg.Partitions)] = true
+	}
+	_, stop := r.serve(t, nil)
+	for n := range 2 { // more batches than the repair will write, so that the position is ahead of it until it is written
+		r.publish(t, 30, tenants)
+		r.wantRows(t, 30*(n+1), 20*time.Second)
+	}
+	stop()
+	trimAll(t, r) // what is left makes one entry, what was trimmed another
+	_, stop = r.serve(t, nil)
+	r.publish(t, 60, tenants)
+	r.wantRows(t, 120, 20*time.Second)
+	stop()
+	if err := r.js.DeleteStream(t.Context(), events.StreamLedger); err != nil {
+		t.Fatal(err)
+	}
+	if err := jetstream.Setup(t.Context(), r.js, r.cfg.shape(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for {
+		repair := r.spawn(t, envRepair+"=1")
+		err := repair.Wait()
+		if err == nil {
+			break
+		}
+		if ws := repair.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+			t.Fatalf("the repair was not killed: %v", err)
+		}
+		if killed++; killed == 1 || killed == 2 { // between the entries of a partition, and before its position is written
+			if err := r.refused(t); !errors.Is(err, ledger.ErrTruncated) {
+				t.Fatalf("half repaired, an ingester ended with: %v", err)
+			}
+		}
+	}
+	if want := 3 * len(partitions); killed != want {
+		t.Errorf("the repair was killed %d times, want %d: at each of two entries and the position of %d partitions", killed, want, len(partitions))
+	}
+	r.wantRows(t, 120, time.Second)
+	r.publish(t, 30, tenants)
+	_, stop = r.serve(t, nil)
+	r.wantRows(t, 150, 20*time.Second)
+	stop()
+	if code, out := r.run(t, "verify", "--deep"); code != exitOK {
+		t.Errorf("verify: %d %s", code, out)
+	}
+}
+
+// Ensure an ingester whose ledger is deleted while it runs writes nothing more, ends, and says what to do, which then helps.
+func TestLedgerDeletedUnderIngester(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	svc, err := New(ctx, r.cfg, Deps{Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- svc.Run(ctx) }()
+	r.publish(t, 100, 30)
+	r.wantRows(t, 100, 20*time.Second)
+	if err := r.js.DeleteStream(t.Context(), events.StreamLedger); err != nil {
+		t.Fatal(err)
+	}
+	r.publish(t, 20, 30)
+	if err := <-ended; !errors.Is(err, ledger.ErrTruncated) || !strings.Contains(err.Error(), "ingester ledger repair") {
+		t.Fatalf("the ingester ended with: %v", err)
+	}
+	r.wantRows(t, 100, time.Second)
+	if err := r.refused(t); !errors.Is(err, ledger.ErrTruncated) {
+		t.Fatalf("the next ingester ended with: %v", err)
+	}
+	r.wantRows(t, 100, time.Second)
+	if code, out := r.run(t, "ledger", "repair"); code != exitOK {
+		t.Fatalf("repair: %d %s", code, out)
+	}
+	_, stop := r.serve(t, nil)
+	r.wantRows(t, 120, 20*time.Second)
+	stop()
+	if code, out := r.run(t, "verify", "--deep"); code != exitOK {
+		t.Errorf("verify: %d %s", code, out)
+	}
 }
 
 // trimAll removes what is in the table from the stream.

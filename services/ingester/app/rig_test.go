@@ -28,6 +28,8 @@ import (
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/pipeline"
+	"example.com/auditlog/services/ingester/internal/repair"
+	"example.com/auditlog/services/ingester/internal/verify"
 )
 
 // testHeartbeat makes a silent ingester count as dead after 1.2 seconds.
@@ -40,6 +42,7 @@ const (
 	envPause = "TEST_INGESTER_PAUSE"
 
 	envHeartbeat = "TEST_INGESTER_HEARTBEAT"
+	envRepair    = "TEST_INGESTER_REPAIR"
 )
 
 func TestMain(m *testing.M) {
@@ -49,10 +52,29 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// repairUntilStep is a repair of the ledger that sends itself SIGKILL at its first step.
+func repairUntilStep(ctx context.Context) int {
+	c := &commands{getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}
+	if err := c.withSystem(ctx, "ledger repair", func(system verify.System, log *slog.Logger) error {
+		_, err := repair.Run(ctx, system, repair.Options{Writer: "repair " + instanceName(), Hook: func(repair.Step) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // a signal to oneself may take a moment
+		}}, log)
+		return err
+	}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFault
+	}
+	return exitOK
+}
+
 // child is an ingester that sends itself SIGKILL, or SIGSTOP, the first time a batch comes to a step.
 func child() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if os.Getenv(envRepair) != "" {
+		return repairUntilStep(ctx)
+	}
 	cfg, err := ConfigFromEnv(os.Getenv)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -28,11 +28,31 @@ type Report struct {
 	Partitions, Entries, Messages int
 }
 
+// Step names a point of the repair, for tests that stop the process there.
+type Step string
+
+// The points, in the order in which they come for each partition.
+const (
+	StepAppended Step = "appended" // one entry is written
+	StepPosition Step = "position" // the position fits the ledger again
+)
+
+// Options are about who repairs.
+type Options struct {
+	// Writer names this process in the ledger.
+	Writer string
+	// Hook, when set, is called at each Step, by tests.
+	Hook func(Step)
+}
+
 // Run repairs the ledgers that verify.System.CheckLedger refuses and leaves the others alone. No ingester may run; one that does is refused by the
-// ledger, or refuses us. It can be done over after a failure and goes on where it was. writer names this process in the ledger.
-func Run(ctx context.Context, s verify.System, writer string, log *slog.Logger) (r Report, err error) {
+// ledger, or refuses us. It can be done over after a failure and goes on where it was.
+func Run(ctx context.Context, s verify.System, o Options, log *slog.Logger) (r Report, err error) {
+	if o.Hook == nil {
+		o.Hook = func(Step) {}
+	}
 	for _, p := range s.Shard.Partitions(s.Partitions) {
-		n, messages, err := partition(ctx, s, p, writer)
+		n, messages, err := partition(ctx, s, p, o)
 		if err != nil {
 			return r, fmt.Errorf("repair the ledger of partition %d: %w", p, err)
 		}
@@ -47,7 +67,7 @@ func Run(ctx context.Context, s verify.System, writer string, log *slog.Logger) 
 // chain is the repair of one partition.
 type chain struct {
 	verify.System
-	writer    string
+	Options
 	partition int
 	pos       ledger.Position // as it was
 	last      ledger.Record   // the newest entry
@@ -58,12 +78,12 @@ type chain struct {
 }
 
 // partition writes what the partition lacks and returns how many entries that was, for how many messages.
-func partition(ctx context.Context, s verify.System, p int, writer string) (entries, messages int, err error) {
+func partition(ctx context.Context, s verify.System, p int, o Options) (entries, messages int, err error) {
 	lost := s.CheckLedger(ctx, p)
 	if !errors.Is(lost, ledger.ErrTruncated) {
 		return 0, 0, lost
 	}
-	c := chain{System: s, writer: writer, partition: p}
+	c := chain{System: s, Options: o, partition: p}
 	if c.pos, err = s.Positions.Get(ctx, p); err != nil {
 		return 0, 0, err
 	}
@@ -82,8 +102,13 @@ func partition(ctx context.Context, s verify.System, p int, writer string) (entr
 	if err := c.held(ctx, through); err != nil {
 		return 0, 0, err
 	}
-	// If we die before this: the position is ahead of the ledger still, so the next run comes back to it.
-	return c.entries, c.messages, s.Positions.Put(ctx, p, c.committed)
+	// If we die before this: the position is that of the lost ledger. Where it is ahead of the new one the next run comes back to it; where it is not,
+	// the next ingester looks for the last entry's rows, as after a crash, and writes it.
+	if err := s.Positions.Put(ctx, p, c.committed); err != nil {
+		return 0, 0, err
+	}
+	o.Hook(StepPosition)
+	return c.entries, c.messages, nil
 }
 
 // note takes the newest entry for committed when the position says so.
@@ -152,7 +177,7 @@ func (c *chain) held(ctx context.Context, through uint64) error {
 // append gives the entry its place in the ledger and writes it.
 func (c *chain) append(ctx context.Context, e ledger.Entry) error {
 	e.Partition, e.Batch, e.Follows, e.PrevHash = c.partition, c.last.Batch+1, c.last.Seq, c.last.Hash
-	e.Schema, e.Writer = ledger.SchemaVersion, c.writer
+	e.Schema, e.Writer = ledger.SchemaVersion, c.Writer
 	e.CommittedThrough = max(c.committed.Batch, c.last.CommittedThrough)
 	if err := ledger.CheckLink(c.last, ledger.Record{Entry: e}); err != nil {
 		return err
@@ -162,6 +187,7 @@ func (c *chain) append(ctx context.Context, e ledger.Entry) error {
 		return err
 	}
 	c.last = r
+	c.Hook(StepAppended)
 	c.note()
 	c.entries, c.messages = c.entries+1, c.messages+e.Messages
 	return nil
