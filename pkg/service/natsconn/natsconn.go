@@ -141,7 +141,21 @@ func Connect(cfg Config, name string, log *slog.Logger, extra ...nats.Option) (*
 	}
 	nc, err := nats.Connect(cfg.URL, append(opts, extra...)...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS (AUDIT_NATS_URL): %w", err)
+		return nil, fmt.Errorf("connect to NATS at %s (AUDIT_NATS_URL): %w", addresses(cfg.URL), err)
 	}
 	return nc, nil
+}
+
+// addresses is the servers' hosts and ports without what else their URLs may hold, such as a password.
+func addresses(servers string) string {
+	var out []string
+	for server := range strings.SplitSeq(servers, ",") {
+		if server = strings.TrimSpace(server); !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		if u, err := url.Parse(server); err == nil {
+			out = append(out, u.Host)
+		}
+	}
+	return strings.Join(out, ", ")
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -142,6 +144,9 @@ func (c *commands) dlq() *cobra.Command {
 	return cmd
 }
 
+// alignedLines is how many lines of a list are held back to align their columns: there may be any number of dead letters.
+const alignedLines = 1000
+
 func (c *commands) dlqList() *cobra.Command {
 	var tenant string
 	var asJSON bool
@@ -161,10 +166,17 @@ func (c *commands) dlqList() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
 			_, _ = fmt.Fprintln(w, "SEQ\tTENANT\tRECEIVED\tBYTES\tERROR")
+			lines := 0
 			err = d.walk(cmd.Context(), tenant, func(l deadLetter) error {
-				_, err := fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\n", l.Seq, l.Tenant, l.Received, l.Bytes, l.Error)
+				_, err := fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\n", l.Seq, visible(l.Tenant, ""), visible(l.Received, ""), l.Bytes, visible(l.Error, ""))
+				if lines++; err == nil && lines%alignedLines == 0 {
+					err = w.Flush()
+				}
 				return err
 			})
+			if lines == 0 && err == nil && tenant != "" {
+				_, err = fmt.Fprintf(c.stderr, "no dead letters of %q: the tenant is the last token of their subject\n", tenant)
+			}
 			return errors.Join(err, w.Flush())
 		},
 	}
@@ -178,7 +190,14 @@ func (c *commands) dlqShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show SEQ",
 		Short: "Show a dead letter: why, when, from where, and its bytes",
-		Args:  usage(cobra.ExactArgs(1)),
+		Long: "Shows a dead letter: why it was refused, when, from where, and its bytes, of which those that a terminal would act on are written as\n" +
+			"escapes; --raw gives them exactly as they came.",
+		Args: usage(func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("name one dead letter by its number; `ingester dlq list` shows them")
+			}
+			return nil
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := c.openDeadLetters(cmd.Context())
 			if err != nil {
@@ -203,8 +222,29 @@ func (c *commands) dlqShow() *cobra.Command {
 // print writes what is known about the letter, then an empty line, then its bytes.
 func (l deadLetter) print(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "seq:        %d\nstream seq: %d\ntenant:     %s\nreceived:   %s\nrefused:    %s\nfields:     %s\nerror:      %s\nbytes:      %d\n\n%s\n",
-		l.Seq, l.StreamSeq, l.Tenant, l.Received, l.Refused, l.Fields, l.Error, l.Bytes, l.data)
+		l.Seq, l.StreamSeq, visible(l.Tenant, ""), visible(l.Received, ""), visible(l.Refused, ""), visible(l.Fields, ""), visible(l.Error, ""), l.Bytes,
+		visible(string(l.data), "\n\t"))
 	return err
+}
+
+// visible is a text with every character that a terminal would act on, except those in keep, and every byte that is no UTF-8 written as an escape: what
+// somebody has sent to be refused must not act on the terminal of whoever looks at it.
+func visible(text, keep string) string {
+	var out strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			_, _ = fmt.Fprintf(&out, `\x%02x`, text[0])
+		case unicode.IsPrint(r) || strings.ContainsRune(keep, r):
+			out.WriteString(text[:n])
+		default:
+			quoted := strconv.QuoteRune(r)
+			out.WriteString(quoted[1 : len(quoted)-1])
+		}
+		text = text[n:]
+	}
+	return out.String()
 }
 
 // verdict says why the letter would be refused again by this program, or nil.
@@ -280,7 +320,7 @@ type replaying struct {
 func (r *replaying) one(ctx context.Context, l deadLetter) error {
 	if err := l.verdict(time.Now()); err != nil && !r.force {
 		r.left++
-		_, werr := fmt.Fprintf(r.out, "%d: left alone, would be refused again: %v\n", l.Seq, err)
+		_, werr := fmt.Fprintf(r.out, "%d: left alone, would be refused again: %s\n", l.Seq, visible(err.Error(), ""))
 		return werr
 	}
 	msg := nats.NewMsg(strings.TrimSuffix(events.SubjectEvents, "*") + l.Tenant)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -63,7 +64,7 @@ func TestDeadLetters(t *testing.T) {
 		if code, out, err := r.command(t, "dlq", "show", "--raw", fmt.Sprint(l.Seq)); code != exitOK || out != c.data {
 			t.Errorf("show --raw: %d, %q, %s", code, out, err)
 		}
-		if code, out, err := r.command(t, "dlq", "show", fmt.Sprint(l.Seq)); code != exitOK || !strings.Contains(out, l.Error) || !strings.Contains(out, c.data) {
+		if code, out, err := r.command(t, "dlq", "show", fmt.Sprint(l.Seq)); code != exitOK || !strings.Contains(out, visible(l.Error, "")) || !strings.Contains(out, visible(c.data, "")) {
 			t.Errorf("show: %d, %q, %s", code, out, err)
 		}
 	}
@@ -114,6 +115,72 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// Ensure nothing of a dead letter acts on the terminal of whoever looks at it, and that the bytes can be had all the same.
+func TestDeadLettersDoNotActOnTerminals(t *testing.T) {
+	r := newRig(t)
+	r.serve(t, nil)
+	const data = "{\"\u001b]0;owned\u0007\":1,\n\"id\":\"\x1b[2J\xff\u202e\"}"
+	if _, err := r.js.Publish(t.Context(), strings.TrimSuffix(events.SubjectEvents, "*")+"\x1b[31mred", []byte(data)); err != nil {
+		t.Fatal(err)
+	}
+	r.wantDeadLetters(t, 1)
+	for _, args := range [][]string{{"list"}, {"show", "1"}, {"replay", "--all"}} {
+		_, out, stderr := r.command(t, append([]string{"dlq"}, args...)...)
+		if i := strings.IndexFunc(out+stderr, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); out == "" || i >= 0 {
+			t.Errorf("dlq %v: %q acts on a terminal at byte %d", args, out+stderr, i)
+		}
+	}
+	if _, out, _ := r.command(t, "dlq", "show", "1"); !strings.Contains(out, `\x1b[2J\xff\u202e`) || !strings.Contains(out, `\x1b[31mred`) {
+		t.Errorf("show does not show what is there: %q", out)
+	}
+	if _, out, _ := r.command(t, "dlq", "show", "--raw", "1"); out != data {
+		t.Errorf("show --raw: %q", out)
+	}
+	if code, out, stderr := r.command(t, "dlq", "list", "--tenant", "nobody"); code != exitOK || !strings.Contains(stderr, `no dead letters of "nobody"`) {
+		t.Errorf("list of a tenant without: %d, %q, %q", code, out, stderr)
+	}
+}
+
+// Ensure commands whose settings are not those of the system refuse, say which, and change nothing: with fewer partitions, or those of another shard, a
+// rebuild would leave rows out of the new table.
+func TestCommandsRefuseForeignSettings(t *testing.T) {
+	r := newRig(t)
+	_, stop := r.serve(t, nil)
+	r.publish(t, 100, 30)
+	r.wantRows(t, 100, 10*time.Second)
+	stop()
+	f := func(setting, value string, commands []string, words ...string) {
+		t.Helper()
+		for _, name := range commands {
+			var out, stderr bytes.Buffer
+			code := Main(t.Context(), strings.Fields(name), func(k string) string {
+				if k == setting {
+					return value
+				}
+				return r.getenv(k)
+			}, strings.NewReader(""), &out, &stderr)
+			if code != exitFault || out.Len() > 0 {
+				t.Errorf("%s with %s=%s: status %d, %s%s", name, setting, value, code, out.String(), stderr.String())
+			}
+			for _, word := range append(words, setting) {
+				if !strings.Contains(stderr.String(), word) {
+					t.Errorf("%s with %s=%s: %q does not say %q", name, setting, value, stderr.String(), word)
+				}
+			}
+		}
+	}
+	all := []string{"verify", "rebuild", "recount", "ledger repair"}
+	f("AUDIT_PARTITIONS", "8", all, events.StreamAudit)
+	f("AUDIT_SHARD", "1/2", []string{"rebuild"}, "rows of partition")
+	f("AUDIT_NATS_URL", "nats://u:hunter2@127.0.0.1:1", append([]string{"dlq list"}, all...), "127.0.0.1:1")
+	f("AUDIT_CLICKHOUSE_URL", "clickhouse://u:hunter2@127.0.0.1:1/audit", all, "127.0.0.1:1")
+	r.wantRows(t, 100, time.Second)
+	if code, out := r.run(t, "rebuild"); code != exitOK {
+		t.Errorf("rebuild: %d %s", code, out)
+	}
+	r.wantRows(t, 100, time.Second)
+}
+
 // Ensure wrong arguments and settings are all named, and nothing is tried.
 func TestUsage(t *testing.T) {
 	f := func(want string, env map[string]string, args ...string) {
@@ -137,7 +204,7 @@ func TestUsage(t *testing.T) {
 	f("--nonsense", nil, "serve", "--nonsense")
 	f("extra", nil, "serve", "extra")
 	f("list", nil, "dlq")
-	f("accepts", nil, "dlq", "show")
+	f("number", nil, "dlq", "show")
 	f("--all", nil, "dlq", "replay")
 	f("--tenant", nil, "verify", "--tenant", "acme")
 	f("--from", nil, "rebuild", "--from", "yesterday")

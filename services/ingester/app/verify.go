@@ -90,7 +90,10 @@ func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.S
 	if system.Table, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
 		return err
 	}
-	return errors.Join(fn(system, log), system.Table.Close())
+	if err = preflight(ctx, cfg, js, system.Table); err == nil {
+		err = fn(system, log)
+	}
+	return errors.Join(err, system.Table.Close())
 }
 
 func (c *commands) rebuild() *cobra.Command {

@@ -213,6 +213,21 @@ func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 	return nil
 }
 
+// CheckPartitions returns an error of class fatal when the stream was made with another number of partitions; none for one that is not there.
+func CheckPartitions(ctx context.Context, js jetstream.JetStream, s Shape) error {
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	if have := stream.CachedInfo().Config.SubjectTransform; have == nil || have.Destination != s.transform() {
+		return fmt.Errorf("%w: AUDIT_PARTITIONS is %d, but stream %s was not made with it: set it to what ingesters have", pipeline.ErrFatal, s.Partitions, events.StreamAudit)
+	}
+	return nil
+}
+
 // differences lists what must be equal and is not.
 func differences(have, want jetstream.StreamConfig) (diffs []error) {
 	compare := func(what string, have, want any) {

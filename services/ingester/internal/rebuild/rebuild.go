@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,6 +40,8 @@ var (
 	ErrChanged = errors.New("the stream does not hold what the ledger says, or was trimmed meanwhile: try again, and run `ingester verify --deep` when this stays")
 	// ErrUnfinished is returned when a batch of the ledger does not get into the table.
 	ErrUnfinished = errors.New("a batch is in the ledger and not in the table: let an ingester run until it is, then rebuild")
+	// ErrForeign is returned when the table has rows that are not the rebuild's to make.
+	ErrForeign = errors.New("the table is not that of these settings")
 	// ErrRefused is returned when the new table does not agree with ledger and stream. The live one is as it was.
 	ErrRefused = errors.New("the new table does not agree with ledger and stream, it was not swapped in")
 )
@@ -166,7 +169,18 @@ func (b *builder) begin(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	// What the ledger does not know would be missing in the new table.
+	// Rows of another shard's partitions would be missing in the new table. Those of partitions that the stream does not have come from no message.
+	there, err := b.Table.PartitionsThere(ctx)
+	if err != nil {
+		return err
+	}
+	own := b.Shard.Partitions(b.Partitions)
+	for _, p := range there {
+		if p < b.Partitions && !slices.Contains(own, p) {
+			return fmt.Errorf("%w: it has rows of partition %d, which a rebuild with AUDIT_SHARD=%s would drop: it must be that of its ingesters", ErrForeign, p, b.Shard)
+		}
+	}
+	// So would what the ledger does not know.
 	for _, p := range b.Shard.Partitions(b.Partitions) {
 		if err := b.CheckLedger(ctx, p); err != nil {
 			return fmt.Errorf("%w: `ingester ledger repair` writes them anew", err)
