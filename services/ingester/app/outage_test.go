@@ -183,6 +183,13 @@ func TestTrim(t *testing.T) {
 	if _, err := source.Trim(t.Context(), positions, time.Hour); err != nil || state().Msgs != 110 {
 		t.Fatalf("young messages: %d left, %v", state().Msgs, err)
 	}
+	for _, years := range []int{-10, 10} {
+		source.Now = func() time.Time { return time.Now().AddDate(years, 0, 0) }
+		if _, err := source.Trim(t.Context(), positions, time.Hour); err != nil || state().Msgs != 110 {
+			t.Fatalf("young messages, with a clock that has jumped by %d years: %d left, %v", years, state().Msgs, err)
+		}
+	}
+	source.Now = time.Now
 	first, err := source.Trim(t.Context(), positions, time.Nanosecond)
 	if err != nil || state().Msgs != 10 || first != 101 {
 		t.Fatalf("%d left from %d, %v; want the 10 that are not in the table", state().Msgs, first, err)

@@ -36,6 +36,8 @@ var errGap = errors.New("a delivery was lost")
 type Source struct {
 	// Traced says whether messages are looked at for a producer's span. It is set before the first Read.
 	Traced bool
+	// Now is the clock that trimming looks at; time.Now unless a test sets another before the first Trim.
+	Now func() time.Time
 
 	js    jetstream.JetStream
 	shape Shape
@@ -48,7 +50,7 @@ type Source struct {
 
 // NewSource returns a Source of the stream, which Setup has made or checked.
 func NewSource(js jetstream.JetStream, s Shape, log *slog.Logger) *Source {
-	return &Source{js: js, shape: s, log: log}
+	return &Source{Now: time.Now, js: js, shape: s, log: log}
 }
 
 // Read implements pipeline.Source.

@@ -38,7 +38,7 @@ func (s *Source) Trim(ctx context.Context, committed pipeline.Positions, retenti
 		}
 	}
 	newest := state.LastTime
-	if now := time.Now(); now.Before(newest) {
+	if now := s.Now(); now.Before(newest) {
 		newest = now
 	}
 	keep, err = s.firstSince(ctx, state.FirstSeq, keep, newest.Add(-retention))

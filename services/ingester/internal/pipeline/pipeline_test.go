@@ -91,6 +91,50 @@ func TestCrashAtEachStep(t *testing.T) {
 	}
 }
 
+// Ensure nothing is lost or doubled when the clock of the stream's server jumps by years between one message and the next, with faults and a crash in
+// between, and that the time since an append or a first message is not taken from a clock that may jump.
+func TestClockJumps(t *testing.T) {
+	for _, fault := range []outcome{works, replyLost, requestLost, tokenWritten} {
+		t.Run(fmt.Sprint(fault), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			w.add(0, 30, 5)
+			for i := range w.stream[0] {
+				m := &w.stream[0][i]
+				m.Time = time.UnixMicro(w.made[m.Seq]).AddDate(10*(i%2), 0, 0).Add(-20 * time.Hour) // an event may be a day ahead of the server
+			}
+			w.insert = script[string](works, fault)
+			died := make(chan struct{})
+			var pipe *Pipeline
+			_, stop := w.run(t, []int{0}, func(c *Config, p *process) {
+				p.made = func(made *Pipeline) { pipe = made }
+				appends := 0
+				c.Hook = func(_ int, s Step) {
+					d := pipe.driver(0)
+					if s != StepAppended {
+						return
+					}
+					for what, at := range map[string]time.Time{"append": d.appendedAt, "first message": d.flight.since} {
+						if !strings.Contains(at.String(), " m=") {
+							t.Errorf("the time of the %s has no monotonic reading: %s", what, at)
+						}
+					}
+					if appends++; appends == 3 && p.dead.CompareAndSwap(false, true) {
+						close(died)
+					}
+				}
+			})
+			<-died
+			_ = stop()
+			_, stop = w.run(t, []int{0}, nil)
+			w.wantComplete(t)
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // Ensure messages that are read from the stream once more are counted, by why.
 func TestRedeliveries(t *testing.T) {
 	count := func(pipe *Pipeline) (recovery, reader, forgotten float64) {

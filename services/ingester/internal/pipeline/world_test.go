@@ -28,7 +28,8 @@ type world struct {
 	mu     sync.Mutex
 	stream map[int][]Message
 	ledger map[int][]ledger.Record
-	table  map[uint64]int // how often each sequence is there
+	table  map[uint64]int   // how often each sequence is there
+	made   map[uint64]int64 // created_at of each message, in microseconds
 	tokens map[string]bool
 	dead   map[uint64]string
 	pos    map[int]ledger.Position
@@ -51,7 +52,7 @@ const (
 )
 
 func newWorld() *world {
-	return &world{stream: map[int][]Message{}, ledger: map[int][]ledger.Record{}, table: map[uint64]int{}, tokens: map[string]bool{},
+	return &world{stream: map[int][]Message{}, ledger: map[int][]ledger.Record{}, table: map[uint64]int{}, made: map[uint64]int64{}, tokens: map[string]bool{},
 		dead: map[uint64]string{}, pos: map[int]ledger.Position{}, valid: true}
 }
 
@@ -77,6 +78,7 @@ func (w *world) add(partition, n, poison int) {
 		if poison > 0 && i%poison == poison-1 {
 			data = []byte("poison")
 		}
+		w.made[seq] = created.UnixMicro()
 		w.stream[partition] = append(w.stream[partition], Message{Seq: seq, Time: created.Add(time.Hour), Subject: events.LogSubject(partition, tenant), Data: data})
 	}
 }
@@ -87,6 +89,7 @@ type process struct {
 	dead   atomic.Bool
 	driven []int
 	made   func(*Pipeline)
+	origin func()        // called with each question where the stream began
 	early  bool          // a reader begins before what was asked for, as one does that serves several partitions
 	read   chan struct{} // receives a value when all messages were delivered to a reader
 }
@@ -287,7 +290,7 @@ func (p *process) ReadBack(_ context.Context, partition int, first, last uint64,
 	defer p.mu.Unlock()
 	there := map[uint64]struct{}{}
 	for _, m := range p.stream[partition] {
-		created := m.Time.Add(-time.Hour).UnixMicro()
+		created := p.world.made[m.Seq]
 		if m.Seq >= first && m.Seq <= last && created >= lo && created <= hi && p.table[m.Seq] > 0 {
 			there[m.Seq] = struct{}{}
 		}
@@ -295,7 +298,12 @@ func (p *process) ReadBack(_ context.Context, partition int, first, last uint64,
 	return there, p.alive()
 }
 
-func (p *process) Origin(context.Context) (uint64, error) { return 1, p.alive() }
+func (p *process) Origin(context.Context) (uint64, error) {
+	if p.origin != nil {
+		p.origin()
+	}
+	return 1, p.alive()
+}
 
 func (p *process) LastSequence(_ context.Context, partition int, after uint64) (last uint64, err error) {
 	p.mu.Lock()
