@@ -32,7 +32,7 @@ const (
 
 // benchFreshness measures how long after its acknowledgement an event shows in the API under a trickle, and what a steady
 // load costs.
-func benchFreshness(ctx context.Context, o options) (err error) {
+func benchFreshness(ctx context.Context, o options, targets *verdicts) (err error) {
 	e, err := startEngines(o.bin)
 	if err != nil {
 		return err
@@ -56,16 +56,21 @@ func benchFreshness(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer nc.Close()
-	if err := trickle(ctx, nc, api, e, o.bin, "alone"); err != nil {
+	p50, p99, err := trickle(ctx, nc, api, e, o.bin, "alone")
+	if err != nil {
 		return fmt.Errorf("trickle: %w", err)
 	}
-	if err := steady(ctx, nc, e, ing); err != nil {
+	targets.atMost("publish to visible, alone, p50 in ms", float64(p50.Milliseconds()), 250)
+	targets.atMost("publish to visible, alone, p99 in ms", float64(p99.Milliseconds()), 1000)
+	cores, err := steady(ctx, nc, e, ing)
+	if err != nil {
 		return fmt.Errorf("steady load: %w", err)
 	}
+	targets.below(fmt.Sprintf("ingester and ClickHouse at %d events/s, cores", steadyRate), cores, 0.5)
 	flooding, stopFlood := context.WithCancel(ctx)
 	flooded := make(chan error, 1)
 	go func() { flooded <- flood(flooding, nc) }()
-	err = trickle(ctx, nc, api, e, o.bin, fmt.Sprintf("beside %d events/s of one other tenant", floodRate))
+	_, _, err = trickle(ctx, nc, api, e, o.bin, fmt.Sprintf("beside %d events/s of one other tenant", floodRate))
 	stopFlood()
 	return errors.Join(err, <-flooded)
 }
@@ -92,15 +97,16 @@ func flood(ctx context.Context, nc *nats.Conn) error {
 	return pub.Close(context.WithoutCancel(ctx))
 }
 
-func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, bin, label string) error {
+// trickle returns how long after their publish half, and 99 of 100, of the events showed in the API.
+func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, bin, label string) (p50, p99 time.Duration, err error) {
 	backlog := makeBacklog(options{events: trickleEvents, tenants: 1})
 	key, err := makeKey(ctx, e, bin, backlog[0].tenant.String())
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	pub, err := events.NewPublisher(nc)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	var waits []time.Duration
 	tick := time.NewTicker(time.Second / trickleRate)
@@ -114,12 +120,12 @@ func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, 
 		<-tick.C
 		decoded, err := events.Decode(withTenant(ev), time.Now())
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
 		decoded.ResourceID = fmt.Sprintf("fresh_%d", i)
 		began := time.Now()
 		if err := pub.Publish(ctx, decoded); err != nil {
-			return err
+			return 0, 0, err
 		}
 		go func() {
 			err := api.waitVisible(ctx, key, backlog[0].tenant.String(), decoded.ResourceID)
@@ -129,22 +135,24 @@ func trickle(ctx context.Context, nc *nats.Conn, api *queryProcess, e *engines, 
 	for range backlog {
 		r := <-results
 		if r.err != nil {
-			return r.err
+			return 0, 0, r.err
 		}
 		waits = append(waits, r.took)
 	}
 	slices.Sort(waits)
+	p50, p99 = waits[len(waits)/2], waits[len(waits)*99/100]
 	fmt.Printf("  trickle of %d events/s %s, publish to visible in the API: p50 %s, p99 %s\n",
-		trickleRate, label, waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond))
-	return pub.Close(ctx)
+		trickleRate, label, p50.Round(time.Millisecond), p99.Round(time.Millisecond))
+	return p50, p99, pub.Close(ctx)
 }
 
-func steady(ctx context.Context, nc *nats.Conn, e *engines, ing *exec.Cmd) error {
+// steady returns how many cores ingester and ClickHouse took together.
+func steady(ctx context.Context, nc *nats.Conn, e *engines, ing *exec.Cmd) (cores float64, err error) {
 	n := int(steadyFor.Seconds()) * steadyRate
 	backlog := makeBacklog(options{events: n, tenants: 500})
 	pub, err := events.NewPublisher(nc)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	clickhouse, ingester := e.clickhouseCPU(), processCPU(ing.Process.Pid)
 	began := time.Now()
@@ -152,24 +160,24 @@ func steady(ctx context.Context, nc *nats.Conn, e *engines, ing *exec.Cmd) error
 		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / steadyRate)))
 		decoded, err := events.Decode(withTenant(ev), time.Now())
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if _, err := pub.PublishAsync(ctx, decoded); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := pub.Close(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	took := time.Since(began).Seconds()
 	clickhouse, ingester = e.clickhouseCPU()-clickhouse, processCPU(ing.Process.Pid)-ingester
 	parts, err := e.query(ctx, "SELECT count() FROM system.parts WHERE active AND table = 'event_log'")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Printf("  steady %d events/s: ingester %.2f cores, ClickHouse %.2f cores; %s parts at the end\n",
 		steadyRate, ingester/took, clickhouse/took, parts)
-	return nil
+	return (ingester + clickhouse) / took, nil
 }
 
 // clickhouseCPU is how many CPU seconds the ClickHouse child has used so far.

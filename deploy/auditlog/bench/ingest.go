@@ -23,7 +23,7 @@ import (
 const drainPatience = 10 * time.Minute
 
 // benchIngest compares the drain of a backlog with bare consumption of the same stream and a bare insert of the same rows.
-func benchIngest(ctx context.Context, o options) (err error) {
+func benchIngest(ctx context.Context, o options, targets *verdicts) (err error) {
 	e, err := startEngines(o.bin)
 	if err != nil {
 		return err
@@ -73,6 +73,9 @@ func benchIngest(ctx context.Context, o options) (err error) {
 	}
 	fmt.Printf("  rows, distinct sequences, most parts in a partition: %s\n", rows)
 	fmt.Printf("  drain / bare consumption %.2f, drain / bare insert %.2f\n", consume.Seconds()/took.Seconds(), insert.Seconds()/took.Seconds())
+	targets.atLeast("drain / bare consumption", consume.Seconds()/took.Seconds(), 0.65)
+	targets.atMost("ingester, CPU s for a million events", cost.cpu*1e6/n, 4)
+	targets.atMost("ingester, peak resident MiB", cost.peakMiB, 256)
 	return nil
 }
 
@@ -80,7 +83,7 @@ func benchIngest(ctx context.Context, o options) (err error) {
 const manyTenants = 10_000
 
 // benchTenants compares the drain of a backlog of one tenant with that of many.
-func benchTenants(ctx context.Context, o options) error {
+func benchTenants(ctx context.Context, o options, targets *verdicts) error {
 	var took [2]time.Duration
 	for i, tenants := range []int{1, manyTenants} {
 		o.tenants = tenants
@@ -91,6 +94,7 @@ func benchTenants(ctx context.Context, o options) error {
 		report(fmt.Sprintf("drain of %d tenants", tenants), float64(o.events), took[i], "")
 	}
 	fmt.Printf("  many tenants / one %.2f\n", took[0].Seconds()/took[1].Seconds())
+	targets.atLeast(fmt.Sprintf("drain of %d tenants / of one", manyTenants), took[0].Seconds()/took[1].Seconds(), 0.8)
 	return nil
 }
 

@@ -34,7 +34,7 @@ func run(ctx context.Context) error {
 	fmt.Printf("%d cores, %s/%s, %s; %d events, %d tenants\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), o.events, o.tenants)
 	parts := []struct {
 		name string
-		run  func(context.Context, options) error
+		run  func(context.Context, options, *verdicts) error
 	}{{"publish", benchPublish}, {"ingest", benchIngest}, {"tenants", benchTenants}, {"fresh", benchFreshness}}
 	for _, name := range append([]string{partQuery}, queryParts...) {
 		if o.only == name {
@@ -42,15 +42,17 @@ func run(ctx context.Context) error {
 			return benchQuery(ctx, o)
 		}
 	}
+	targets := &verdicts{}
 	for _, p := range parts {
 		if o.only != p.name && o.only != "" {
 			continue
 		}
 		fmt.Printf("\n%s\n", p.name)
-		if err := p.run(ctx, o); err != nil {
+		if err := p.run(ctx, o, targets); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
+	targets.print()
 	return nil
 }
 
