@@ -66,7 +66,39 @@ type tormentor struct {
 	mu      sync.Mutex // guards what follows
 	count   map[Kind]int
 	errs    []error
+	past    []pastFault
 	targets map[string]*sync.Mutex // one fault at a time each, also when one takes longer than planned
+}
+
+// pastFault is a fault that has happened, at its real time.
+type pastFault struct {
+	number int
+	Fault
+}
+
+// apartPatience bounds how long the recovery from one fault may take.
+const apartPatience = 2 * time.Minute
+
+// runApart makes faults happen one after the other, each when everything that had been acknowledged at the end of the one before is in the table, until
+// length has passed, or ctx is done.
+func (t *tormentor) runApart(ctx context.Context, plan []Fault, length time.Duration) error {
+	for i, f := range plan {
+		if !sleep(ctx, gapMin) || time.Since(t.began) >= length {
+			break
+		}
+		if err := t.one(ctx, i+1, f); err != nil {
+			return fmt.Errorf("fault %d, %s: %w", i+1, f, err)
+		}
+		for ended := time.Now(); t.recovery.healing(); {
+			if time.Since(ended) > apartPatience {
+				return fmt.Errorf("fault %d, %s: not recovered after %s", i+1, f, apartPatience)
+			}
+			if !sleep(ctx, recoveryPoll/4) {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // run makes all faults happen and returns when all have ended, early when ctx is done.
@@ -100,13 +132,16 @@ func (t *tormentor) run(ctx context.Context, plan []Fault) error {
 func (t *tormentor) one(ctx context.Context, number int, f Fault) error {
 	t.printf("%8s  fault %d: %s", since(t.began), number, f)
 	// What a fault took down comes up again even when the run is interrupted, so that it can be stopped in order.
+	began := time.Since(t.began)
 	end, err := t.system.begin(context.WithoutCancel(ctx), f)
 	sleep(ctx, f.For)
 	if err = errors.Join(err, end()); err != nil {
 		return err
 	}
+	f.At, f.For = began, time.Since(t.began)-began
 	t.mu.Lock()
 	t.count[f.Kind]++
+	t.past = append(t.past, pastFault{number, f})
 	t.mu.Unlock()
 	t.recovery.after(number, f)
 	return nil

@@ -68,7 +68,7 @@ func TestCheckFinds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			j, f, ids := known(t)
 			tt.spoil(f, ids)
-			found := check(j, f, blame(Plan(1, 10*time.Second)))
+			found := check(j, f, blame([]pastFault{{number: 1, Fault: Plan(1, 10*time.Second)[0]}}))
 			if tt.want == "" {
 				if len(found) > 0 {
 					t.Fatalf("found %v in a good log", found)

@@ -41,6 +41,7 @@ type options struct {
 	length   time.Duration
 	seed     uint64
 	rate     int // events a second
+	apart    bool
 	breakage string
 	out      io.Writer
 }
@@ -60,6 +61,7 @@ func command(ctx context.Context, args []string, out io.Writer) int {
 	flags.Uint64Var(&o.seed, "seed", 0, "seed of the faults; 0 takes one from the clock")
 	flags.IntVar(&o.rate, "rate", 1200, "events a second")
 	flags.StringVar(&o.breakage, "break", "", "build a mistake into the ingester: ack-first, skip-readback or blind-retry")
+	flags.BoolVar(&o.apart, "apart", false, "each fault comes when all has recovered from the one before, for measuring how long that takes")
 	proof := flags.Bool("proof", false, "one short run with each mistake, which must find it")
 	if err := flags.Parse(args); err != nil {
 		return exitUsage

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -25,15 +27,16 @@ type recovery struct {
 
 	mu      sync.Mutex // guards what follows
 	waiting []healing
-	longest time.Duration
-	worst   string // the fault it took longest after
+	healed  []healing
 }
 
 // healing is a fault that has ended, and how far the partitions must come.
 type healing struct {
 	what  string
+	kind  Kind
 	ended time.Time
 	goals map[int]uint64
+	took  time.Duration // until they had come that far
 }
 
 func newRecovery(url string, j *journal) (*recovery, error) {
@@ -53,7 +56,14 @@ func newRecovery(url string, j *journal) (*recovery, error) {
 func (r *recovery) after(number int, f Fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.waiting = append(r.waiting, healing{what: fmt.Sprintf("fault %d, %s", number, f), ended: time.Now(), goals: r.journal.reached()})
+	r.waiting = append(r.waiting, healing{what: fmt.Sprintf("fault %d, %s", number, f), kind: f.Kind, ended: time.Now(), goals: r.journal.reached()})
+}
+
+// healing says whether something has not recovered yet.
+func (r *recovery) healing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiting) > 0
 }
 
 // run measures until ctx is done.
@@ -79,11 +89,50 @@ func (r *recovery) look(at map[int]uint64) {
 	for _, h := range r.waiting {
 		if behind(at, h.goals) != "" {
 			rest = append(rest, h)
-		} else if took := time.Since(h.ended); took > r.longest {
-			r.longest, r.worst = took, h.what
+		} else {
+			h.took = time.Since(h.ended)
+			r.healed = append(r.healed, h)
 		}
 	}
 	r.waiting = rest
+}
+
+// kinds says for each kind of fault how long the recoveries took.
+func (r *recovery) kinds() (lines []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range shapes {
+		var took []time.Duration
+		for _, h := range r.healed {
+			if h.kind == s.kind {
+				took = append(took, h.took)
+			}
+		}
+		if len(took) > 0 {
+			slices.Sort(took)
+			lines = append(lines, fmt.Sprintf("%-28s %3d times, half within %s, at most %s", s.kind, len(took),
+				took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond)))
+		}
+	}
+	return lines
+}
+
+// slowest says how long half and nine of ten recoveries took at most, and after which faults the longest did.
+func (r *recovery) slowest() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.healed) == 0 {
+		return "nothing recovered"
+	}
+	sorted := slices.SortedFunc(slices.Values(r.healed), func(a, b healing) int { return cmp.Compare(b.took, a.took) })
+	within := func(share float64) time.Duration {
+		return sorted[int(float64(len(sorted)-1)*(1-share))].took.Round(time.Millisecond)
+	}
+	text := fmt.Sprintf("half within %s, nine of ten within %s, at most %s", within(0.5), within(0.9), within(1))
+	for _, h := range sorted[:min(3, len(sorted))] {
+		text += fmt.Sprintf("; %s: %s", h.what, h.took.Round(time.Millisecond))
+	}
+	return text
 }
 
 // positions is how far each partition is known to be in the table.

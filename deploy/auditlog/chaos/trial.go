@@ -21,8 +21,12 @@ const (
 func trial(ctx context.Context, o options, dir string) (found []Finding, err error) {
 	printf := func(format string, args ...any) { _, _ = fmt.Fprintf(o.out, format+"\n", args...) }
 	plan := Plan(o.seed, o.length)
-	printf("chaos: seed %d, %d faults in %s, %d events/s, %d tenants, %d ingesters%s; repeat with -for %s -seed %d",
-		o.seed, len(plan), o.length, o.rate, tenants, ingesters, note(o.breakage), o.length, o.seed)
+	pace := ""
+	if o.apart {
+		pace = " -apart"
+	}
+	printf("chaos: seed %d, at most %d faults in %s, %d events/s, %d tenants, %d ingesters%s; repeat with -for %s -seed %d%s",
+		o.seed, len(plan), o.length, o.rate, tenants, ingesters, note(o.breakage), o.length, o.seed, pace)
 	if err := build(ctx, dir, o.breakage); err != nil {
 		return nil, err
 	}
@@ -60,8 +64,13 @@ func trial(ctx context.Context, o options, dir string) (found []Finding, err err
 	if err != nil {
 		return found, fmt.Errorf("read the log: %w", err)
 	}
-	found = append(found, check(j, f, blame(plan))...)
+	found = append(found, check(j, f, blame(t.past))...)
 	summary{j: j, f: f, t: t, r: r, c: c, s: s, missing: count(found, Missing, "in the view")}.print(printf)
+	if o.apart {
+		for _, line := range r.kinds() {
+			printf("           %s", line)
+		}
+	}
 	for _, f := range found {
 		printf("FAILED: %s", f)
 	}
@@ -80,7 +89,11 @@ func suffer(ctx context.Context, o options, plan []Fault, t *tormentor, p *produ
 	defer context.AfterFunc(ctx, cancel)() // interrupted: nobody waits for acknowledgements
 	produced := make(chan error, 1)
 	go func() { produced <- p.run(publishing, closing) }()
-	if err := t.run(ctx, plan); err != nil {
+	torment := func() error { return t.run(ctx, plan) }
+	if o.apart {
+		torment = func() error { return t.runApart(ctx, plan, o.length) }
+	}
+	if err := torment(); err != nil {
 		found.add(FaultError, "", err.Error())
 	}
 	if err := <-produced; err != nil && ctx.Err() == nil {
@@ -112,13 +125,13 @@ func background(ctx context.Context, fn func(context.Context, *sync.WaitGroup)) 
 	fn(ctx, &wg)
 }
 
-// blame names the faults of the plan that were on when an event was acknowledged, or began within two seconds after.
-func blame(plan []Fault) func(*entry) string {
+// blame names the faults that were on when an event was acknowledged, or began within two seconds after.
+func blame(past []pastFault) func(*entry) string {
 	return func(e *entry) string {
 		var names []string
-		for i, f := range plan {
+		for _, f := range past {
 			if f.At < e.at+2*time.Second && e.at < f.At+f.For {
-				names = append(names, fmt.Sprintf("fault %d, %s at +%s", i+1, f, f.At))
+				names = append(names, fmt.Sprintf("fault %d, %s at +%s", f.number, f, f.At.Round(time.Millisecond)))
 			}
 		}
 		if len(names) == 0 {
@@ -169,7 +182,7 @@ func (s summary) print(printf func(string, ...any)) {
 	printf("replies    %d of ClickHouse and %d of NATS lost after their request was passed on", lostC, lostN)
 	printf("settled    %d inserts in doubt, %d rows found there and not sent again, %d partitions let go",
 		s.c.total("inserts_in_doubt_total"), s.c.total("rows_already_there_total"), s.c.total("partitions_lost_total"))
-	printf("recovery   at most %s until everything acknowledged was in the table (%s)", s.r.longest.Round(time.Millisecond), s.r.worst)
+	printf("recovery   until everything acknowledged was in the table: %s", s.r.slowest())
 	for _, svc := range append([]*service{s.s.query}, s.s.ingester[:]...) {
 		if exits := svc.ownExits(); len(exits) > 0 {
 			printf("note       %s ended by itself %d times and was started again: %s; its last words: %s", svc.name, len(exits), exits[len(exits)-1], lastWords(svc.log))

@@ -87,7 +87,7 @@ func (b *backoff) end(works bool) {
 	}
 }
 
-// wait notes that an attempt ended with cause and pauses before the next. The place among the flushers is free for others meanwhile. The
+// wait notes that an attempt ended with cause and pauses before the next. The place that the driver holds is free for others meanwhile. The
 // error is ctx's.
 func (b *backoff) wait(ctx context.Context, cause error) error {
 	now := time.Now()
@@ -106,14 +106,15 @@ func (b *backoff) wait(ctx context.Context, cause error) error {
 		bound = min(bound, scoutMax)
 	}
 	b.bound = min(2*b.bound, backoffMax)
+	place := b.d.place
 	b.d.leave()
 	timer := time.NewTimer(bound/2 + rand.N(bound/2+1)) //nolint:gosec // jitter is no secret
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return b.d.enter(ctx)
+		return b.d.enter(ctx, place)
 	case <-back:
-		return b.d.enter(ctx)
+		return b.d.enter(ctx, place)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,6 +45,29 @@ func TestRecoveryTakesSeconds(t *testing.T) {
 	if took := time.Since(ended); took > maxRecovery {
 		t.Errorf("went on %s after the end of the outage, want %s", took, maxRecovery)
 	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ensure partitions recover side by side though one alone may insert: after an outage each question may take seconds.
+func TestRecoverSideBySide(t *testing.T) {
+	w := newWorld()
+	var driven []int
+	var asking sync.WaitGroup
+	for p := range recoveries {
+		driven = append(driven, p)
+		w.add(p, 20, 0)
+		asking.Add(1)
+	}
+	_, stop := w.run(t, driven, func(c *Config, p *process) {
+		c.Flushers = 1
+		p.origin = func() { // answers when all have asked
+			asking.Done()
+			asking.Wait()
+		}
+	})
+	w.wantComplete(t)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

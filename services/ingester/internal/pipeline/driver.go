@@ -21,7 +21,7 @@ type driver struct {
 	last       ledger.Record // the newest batch in the ledger; it is committed whenever a flush begins
 	committed  uint64        // the newest batch that is in the table
 	appendedAt time.Time     // before the last append to the ledger began
-	inside     bool          // holds a place among the flushers
+	place      chan struct{} // among whom it holds a place: the flushers, those who recover; nil while it holds none
 
 	mu       sync.Mutex // guards what follows
 	gather   batcher
@@ -47,7 +47,7 @@ func (p *Pipeline) newDriver(partition int) *driver {
 // run recovers, calls ready, and flushes until ctx is done, the driver is drained, or it fails.
 func (d *driver) run(ctx context.Context, ready func()) error {
 	defer d.close()
-	if err := d.enter(ctx); err != nil {
+	if err := d.enter(ctx, d.recoverers); err != nil {
 		return err
 	}
 	defer d.leave()
@@ -87,7 +87,7 @@ func (d *driver) next(ctx context.Context) (batch, bool, error) {
 	for {
 		gone, until := d.due(time.Now())
 		if gone {
-			if err := d.enter(ctx); err != nil {
+			if err := d.enter(ctx, d.flushers); err != nil {
 				return batch{}, false, err
 			}
 			d.mu.Lock()
@@ -228,14 +228,15 @@ func (d *driver) close() {
 	d.memory.give(cost)
 }
 
-// enter takes a place among the flushers, leave gives it back; both may be called in any order.
-func (d *driver) enter(ctx context.Context) error {
-	if d.inside {
+// enter takes a place among those, for the one it holds if it does; leave gives it back. Both may be called in any order.
+func (d *driver) enter(ctx context.Context, among chan struct{}) error {
+	if d.place == among {
 		return nil
 	}
+	d.leave()
 	select {
-	case d.flushers <- struct{}{}:
-		d.inside = true
+	case among <- struct{}{}:
+		d.place = among
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -243,9 +244,9 @@ func (d *driver) enter(ctx context.Context) error {
 }
 
 func (d *driver) leave() {
-	if d.inside {
-		<-d.flushers
-		d.inside = false
+	if d.place != nil {
+		<-d.place
+		d.place = nil
 	}
 }
 

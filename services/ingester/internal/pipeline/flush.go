@@ -133,6 +133,9 @@ func (d *driver) redrive(ctx context.Context, r ledger.Record) error {
 	if found == r.Rows {
 		return d.commit(ctx, r, nil, false)
 	}
+	if err := d.enter(ctx, d.flushers); err != nil {
+		return err
+	}
 	// Nothing is gathered before recovery is over, so the judge is free.
 	judge := d.gather.judge
 	j, err := retry(ctx, d, "read a batch again from the stream", func(ctx context.Context) (judgement, error) {

@@ -19,6 +19,10 @@ import (
 // disagree about who should do not take it from each other without end.
 const restartPause = time.Second
 
+// recoveries is how many drivers look at the same time for what an earlier run has left. Those are small questions, one after the other, to servers that
+// may take seconds for the answer after an outage: places among the flushers, which bound what is inserted and read into memory, would be too few.
+const recoveries = 16
+
 // Deps is what a pipeline works with.
 type Deps struct {
 	Source      Source
@@ -48,9 +52,11 @@ type Pipeline struct {
 	memory    *memory
 	pacer     *pacer
 	flushers  chan struct{}
-	behind    atomic.Uint64 // how many messages the reader had before it a moment ago
-	blocks    *blockPool
-	scouts    *scouts
+	// recoverers are the drivers that look for what an earlier run has left.
+	recoverers chan struct{}
+	behind     atomic.Uint64 // how many messages the reader had before it a moment ago
+	blocks     *blockPool
+	scouts     *scouts
 
 	// Owned by Run.
 	ended     chan ended         // drivers that have ended
@@ -77,17 +83,18 @@ func New(cfg Config, deps Deps) *Pipeline {
 	}
 	p := &Pipeline{
 		cfg: cfg, source: deps.Source, ledger: deps.Ledger, dead: deps.DeadLetters, sink: deps.Sink, members: deps.Members, log: deps.Log,
-		tracer:    deps.Traces.Tracer(tracerName),
-		memory:    newMemory(cfg.Memory),
-		pacer:     newPacer(cfg.InsertRate),
-		flushers:  make(chan struct{}, cfg.Flushers),
-		blocks:    newBlockPool(deps.Sink.NewBlock, 2*cfg.Flushers),
-		ended:     make(chan ended),
-		scouts:    newScouts(),
-		recovered: make(chan int),
-		readEnded: make(chan error, 1),
-		rest:      map[int]time.Time{},
-		drivers:   map[int]*driver{},
+		tracer:     deps.Traces.Tracer(tracerName),
+		memory:     newMemory(cfg.Memory),
+		pacer:      newPacer(cfg.InsertRate),
+		flushers:   make(chan struct{}, cfg.Flushers),
+		recoverers: make(chan struct{}, recoveries),
+		blocks:     newBlockPool(deps.Sink.NewBlock, 2*cfg.Flushers),
+		ended:      make(chan ended),
+		scouts:     newScouts(),
+		recovered:  make(chan int),
+		readEnded:  make(chan error, 1),
+		rest:       map[int]time.Time{},
+		drivers:    map[int]*driver{},
 	}
 	p.metrics = newMetrics(deps.Registerer, p)
 	p.positions = newPositionWriter(deps.Positions, p.log, p.metrics)
