@@ -15,6 +15,8 @@ const (
 	StreamDLQ = "AUDIT_DLQ"
 	// StreamLedger holds the borders of the batches written to the table.
 	StreamLedger = "AUDIT_LEDGER"
+	// StreamControl holds what operators decided about events that are stored: retention, legal hold, erasure, offboarding.
+	StreamControl = "AUDIT_CONTROL"
 
 	// SubjectEvents is what producers publish to; the last token is the tenant.
 	SubjectEvents = "audit.events.*"
@@ -24,6 +26,8 @@ const (
 	SubjectDLQ = "audit.dlq.*"
 	// SubjectLedger has one subject for each partition.
 	SubjectLedger = "audit.ledger.*"
+	// SubjectControl has one subject for each tenant, and one for what concerns all of them.
+	SubjectControl = "audit.control.*"
 )
 
 // Headers of a message in StreamDLQ.
@@ -43,10 +47,11 @@ const (
 )
 
 const (
-	prefixEvents = "audit.events."
-	prefixLog    = "audit.log."
-	prefixDLQ    = "audit.dlq."
-	prefixLedger = "audit.ledger."
+	prefixEvents  = "audit.events."
+	prefixLog     = "audit.log."
+	prefixDLQ     = "audit.dlq."
+	prefixLedger  = "audit.ledger."
+	prefixControl = "audit.control."
 
 	// maxPartition bounds what ParseLogSubject takes for a partition; the table's column has 16 bits.
 	maxPartition = 1<<16 - 1
@@ -68,6 +73,14 @@ func LogSubject(partition int, tenant uuid.UUID) string {
 
 // LedgerSubject is where the batches of a partition are written down: audit.ledger.<partition>.
 func LedgerSubject(partition int) string { return prefixLedger + strconv.Itoa(partition) }
+
+// ControlSubject is where decisions about a tenant are written down: audit.control.<tenant>, or audit.control.all when it is nil.
+func ControlSubject(tenant *uuid.UUID) string {
+	if tenant == nil {
+		return prefixControl + "all"
+	}
+	return subject(prefixControl, *tenant)
+}
 
 func subject(prefix string, tenant uuid.UUID) string {
 	return string(appendUUID(append(make([]byte, 0, 64), prefix...), tenant))

@@ -243,6 +243,7 @@ func TestUsersCanDoNothingElse(t *testing.T) {
 	a, b := "audit.events."+tenantA.String(), "audit.events."+tenantB.String()
 	everybody := []string{ // nobody may
 		"$JS.API.STREAM.DELETE.AUDIT", "$JS.API.STREAM.DELETE.AUDIT_LEDGER", "$JS.API.STREAM.DELETE.AUDIT_DLQ", "$JS.API.STREAM.DELETE.KV_audit_keys",
+		"$JS.API.STREAM.DELETE.AUDIT_CONTROL", "$JS.API.STREAM.PURGE.AUDIT_CONTROL", "$JS.API.STREAM.MSG.DELETE.AUDIT_CONTROL",
 		"$JS.API.STREAM.PURGE.AUDIT_LEDGER", "$JS.API.STREAM.PURGE.AUDIT_DLQ", "$JS.API.STREAM.PURGE.KV_audit_keys", "$JS.API.STREAM.MSG.DELETE.AUDIT",
 		"$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.UPDATE.KV_audit_keys", "$JS.API.STREAM.RESTORE.AUDIT", "$JS.API.STREAM.SNAPSHOT.AUDIT",
 		"$SYS.REQ.SERVER.PING", "audit.log.1." + tenantA.String(), "anything",
@@ -268,7 +269,7 @@ func TestUsersCanDoNothingElse(t *testing.T) {
 				"$JS.API.CONSUMER.CREATE.KV_audit_positions.c.$KV.audit_positions.>",
 			},
 			mayNot: []string{
-				"audit.ledger.0", "audit.dlq." + tenantA.String(), "$KV.audit_keys.x", "$KV.audit_positions.0", "$KV.audit_ingesters.x",
+				"audit.ledger.0", "audit.control.all", "audit.dlq." + tenantA.String(), "$KV.audit_keys.x", "$KV.audit_positions.0", "$KV.audit_ingesters.x",
 				"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.CREATE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "$JS.API.STREAM.MSG.GET.AUDIT", "$JS.API.DIRECT.GET.AUDIT",
 				"$JS.API.CONSUMER.CREATE.AUDIT.c", "$JS.API.CONSUMER.MSG.NEXT.AUDIT.c", "$JS.API.CONSUMER.CREATE.AUDIT_LEDGER.c", "$JS.API.STREAM.INFO.AUDIT_DLQ",
 			},
@@ -277,13 +278,13 @@ func TestUsersCanDoNothingElse(t *testing.T) {
 		},
 		"operator": {
 			may:             []string{a, "$KV.audit_keys.x", "$JS.API.STREAM.INFO.AUDIT", "$JS.API.CONSUMER.CREATE.AUDIT.c"},
-			mayNot:          []string{"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0", "$KV.audit_secrets.cursor", "$KV.audit_key_uses.x"},
+			mayNot:          []string{"$JS.API.STREAM.PURGE.AUDIT", "$JS.API.STREAM.UPDATE.AUDIT", "audit.ledger.0", "audit.control.all", "audit.dlq.x", "$KV.audit_positions.0", "$KV.audit_secrets.cursor", "$KV.audit_key_uses.x"},
 			maySubscribe:    []string{"_INBOX.>"},
 			mayNotSubscribe: []string{">", "audit.events.*"},
 		},
 		"ingester": {
-			may:             []string{"$JS.API.STREAM.PURGE.AUDIT", "audit.ledger.0", "audit.dlq.x", "$KV.audit_positions.0"},
-			mayNot:          []string{a, "$KV.audit_keys.x", "$KV.audit_secrets.cursor", "$JS.API.CONSUMER.CREATE.KV_audit_keys.c", "$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor"},
+			may:             []string{"$JS.API.STREAM.PURGE.AUDIT", "audit.ledger.0", "audit.control.all", "audit.dlq.x", "$KV.audit_positions.0", a},
+			mayNot:          []string{"$KV.audit_keys.x", "$KV.audit_secrets.cursor", "$JS.API.CONSUMER.CREATE.KV_audit_keys.c", "$JS.API.DIRECT.GET.KV_audit_secrets.$KV.audit_secrets.cursor"},
 			mayNotSubscribe: []string{">", "audit.events.*", "$KV.audit_keys.*"},
 			maySubscribe:    []string{"_INBOX.>"},
 		},

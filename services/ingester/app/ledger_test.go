@@ -213,6 +213,17 @@ func trimAll(t *testing.T, r *rig) {
 // rollBack puts 50 more rows into the table and then brings streams back to the state they were in before.
 func (r *rig) rollBack(t *testing.T, streams ...string) {
 	t.Helper()
+	r.rollBackOver(t, func() {
+		_, stop := r.serve(t, nil)
+		r.publish(t, 50, 30)
+		r.wantRows(t, 150, 20*time.Second)
+		stop()
+	}, streams...)
+}
+
+// rollBackOver does something and then brings streams back to the state they were in before.
+func (r *rig) rollBackOver(t *testing.T, do func(), streams ...string) {
+	t.Helper()
 	saved := t.TempDir()
 	folder := func(stream string) string {
 		return filepath.Join(r.Dir(), "nats", "jetstream", "$G", "streams", stream)
@@ -228,10 +239,7 @@ func (r *rig) rollBack(t *testing.T, streams ...string) {
 		r.reconnect(t)
 	}
 	whileStopped(func(stream string) error { return os.CopyFS(filepath.Join(saved, stream), os.DirFS(folder(stream))) })
-	_, stop := r.serve(t, nil)
-	r.publish(t, 50, 30)
-	r.wantRows(t, 150, 20*time.Second)
-	stop()
+	do()
 	whileStopped(func(stream string) error {
 		return errors.Join(os.RemoveAll(folder(stream)), os.CopyFS(folder(stream), os.DirFS(filepath.Join(saved, stream))))
 	})

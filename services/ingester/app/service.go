@@ -25,6 +25,7 @@ import (
 	"example.com/auditlog/pkg/service/ops"
 	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/lease"
@@ -59,6 +60,7 @@ type Service struct {
 	state     *streamState
 	checker   *verify.Checker
 	hourly    *hourly.Counter
+	setupLog  func(context.Context) (*control.Log, error)
 	schema    atomic.Pointer[error] // why the schema is not known to be right; to nil once it is
 }
 
@@ -103,6 +105,9 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	l, heartbeats, err := s.setup(ctx, js, shape, deps.Waiting)
 	if err != nil {
 		return nil, err
+	}
+	s.setupLog = func(ctx context.Context) (*control.Log, error) {
+		return jetstream.SetupControl(ctx, js, shape, s.store, log)
 	}
 	s.source = jetstream.NewSource(bulk, shape, log)
 	s.source.Traced = telemetry.Enabled(deps.Traces)
@@ -235,6 +240,9 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	if err := s.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	if err := s.setupControl(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	// Heartbeats go on until the last batch is written.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -273,6 +281,25 @@ func (s *Service) migrate(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
+		}
+	}
+}
+
+// setupControl makes or checks the log of decisions, and waits for both servers as long as it takes. What is ingested before it is known what was erased
+// or removed might have to go again, so nothing is.
+func (s *Service) setupControl(ctx context.Context) error {
+	for {
+		_, err := s.setupLog(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if pipeline.Classify(err, pipeline.Transient) != pipeline.Transient {
+			return pipeline.Advise(err)
+		}
+		s.log.WarnContext(ctx, "the log of decisions is not ready, trying again until it is", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(setupPause):
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
-	"example.com/auditlog/pkg/service/natsconn"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/rebuild"
@@ -66,34 +65,16 @@ func (c *commands) runVerify(cmd *cobra.Command, opts verify.Options) (report *v
 
 // withSystem calls fn with ledger, stream and table, for a command of the name.
 func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.System, *slog.Logger) error) error {
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
-	log := slog.New(slog.NewJSONHandler(c.stderr, &slog.HandlerOptions{Level: max(cfg.LogLevel, slog.LevelWarn)}))
-	nc, err := natsconn.Connect(cfg.NATS, "ingester "+name, log)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		return fmt.Errorf("use JetStream: %w", err)
-	}
-	system := verify.System{Reader: replay.New(js), Partitions: cfg.Partitions, Shard: cfg.Shard}
-	if system.Ledger, err = ledger.Open(ctx, js); err != nil {
-		return err
-	}
-	if system.Positions, err = ledger.OpenPositions(ctx, js); err != nil {
-		return err
-	}
-	if system.Table, err = clickhouse.Open(ctx, cfg.ClickHouseURL, log); err != nil {
-		return err
-	}
-	if err = preflight(ctx, cfg, js, system.Table); err == nil {
-		err = fn(system, log)
-	}
-	return errors.Join(err, system.Table.Close())
+	return c.withServers(ctx, name, func(cfg Config, js natsjs.JetStream, store *clickhouse.Store, log *slog.Logger) (err error) {
+		system := verify.System{Reader: replay.New(js), Table: store, Partitions: cfg.Partitions, Shard: cfg.Shard}
+		if system.Ledger, err = ledger.Open(ctx, js); err != nil {
+			return err
+		}
+		if system.Positions, err = ledger.OpenPositions(ctx, js); err != nil {
+			return err
+		}
+		return fn(system, log)
+	})
 }
 
 func (c *commands) rebuild() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
 //go:embed migrations/*.sql
@@ -152,24 +153,33 @@ func createDatabase(ctx context.Context, opts *chgo.Options) error {
 func (s *Store) LastSequence(ctx context.Context) (last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
-	other := *s.opts
-	other.Auth.Database = "default" // the DSN's may not be there yet
-	db, err := chgo.Open(&other)
+	db, found, err := s.lookFor(ctx, s.table)
 	if err != nil {
-		return 0, fmt.Errorf("open clickhouse: %w", err)
+		return 0, err
 	}
 	defer func() { _ = db.Close() }()
-	var found uint64
-	if err := db.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", s.opts.Auth.Database, s.table).Scan(&found); err != nil {
-		return 0, fmt.Errorf("look for table %s: %w", s.table, classify(err))
-	}
-	if found == 0 {
+	if !found {
 		return 0, nil
 	}
 	if err := db.QueryRow(ctx, "SELECT max(stream_seq) FROM "+quote(s.opts.Auth.Database)+"."+quote(s.table)).Scan(&last); err != nil {
 		return 0, fmt.Errorf("look for the highest sequence: %w", classify(err))
 	}
 	return last, nil
+}
+
+// lookFor says whether the database has a table, and returns a connection to one that always exists: the DSN's may not be there yet.
+func (s *Store) lookFor(ctx context.Context, table string) (db driver.Conn, found bool, err error) {
+	other := *s.opts
+	other.Auth.Database = "default"
+	if db, err = chgo.Open(&other); err != nil {
+		return nil, false, fmt.Errorf("open clickhouse: %w", err)
+	}
+	var n uint64
+	if err := db.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", s.opts.Auth.Database, table).Scan(&n); err != nil {
+		_ = db.Close()
+		return nil, false, fmt.Errorf("look for table %s: %w", table, classify(err))
+	}
+	return db, n > 0, nil
 }
 
 // migrations reads the files, which are part of the program: a bad name or number is a bug that no test would let pass.

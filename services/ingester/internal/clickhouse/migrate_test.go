@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func TestSchemaGolden(t *testing.T) {
 	f := setup(t, shared, "")
 	database := fmt.Sprintf("test_%d", databases.Load())
-	for _, table := range []string{"event_log", "events", "event_hours", "event_hours_progress", "events_hourly"} {
+	for _, table := range []string{"event_log", "events", "event_hours", "event_hours_progress", "events_hourly", "control_log", "tombstones"} {
 		var ddl string
 		if err := f.db.QueryRow(t.Context(), "SHOW CREATE TABLE "+table).Scan(&ddl); err != nil {
 			t.Fatal(err)
@@ -85,8 +85,8 @@ func TestMigrateAtOnceAndAgain(t *testing.T) {
 	}
 	f := &fixture{Store: s, dsn: dsn, db: openDB(t, dsn)}
 	f.wantSeqs(t, 1, 3)
-	if n := f.number(t, "SELECT uniqExact(version) FROM schema_migrations"); n != 4 {
-		t.Errorf("%d versions are recorded, want 4", n)
+	if n := f.number(t, "SELECT uniqExact(version) FROM schema_migrations"); n != 5 {
+		t.Errorf("%d versions are recorded, want 5", n)
 	}
 }
 
@@ -100,8 +100,8 @@ func TestMigrateFailsHalfway(t *testing.T) {
 	if err := f.MigrateTo(t.Context(), "CREATE TABLE IF NOT EXISTS more (x UInt8) ENGINE = Null; SELECT 1"); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.number(t, "SELECT toUInt64(max(version)) FROM schema_migrations"); n != 5 {
-		t.Errorf("version %d, want 5", n)
+	if n := f.number(t, "SELECT toUInt64(max(version)) FROM schema_migrations"); n != 6 {
+		t.Errorf("version %d, want 6", n)
 	}
 }
 
@@ -112,8 +112,8 @@ func TestMigrateRefusesNewer(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := f.Migrate(t.Context())
-	if !errors.Is(err, clickhouse.ErrSchemaNewer) || errors.Is(err, clickhouse.ErrTransient) || !strings.Contains(err.Error(), "version 5") {
-		t.Errorf("migrate: %v, want ErrSchemaNewer that names version 5", err)
+	if !errors.Is(err, clickhouse.ErrSchemaNewer) || errors.Is(err, clickhouse.ErrTransient) || !strings.Contains(err.Error(), "version 6") {
+		t.Errorf("migrate: %v, want ErrSchemaNewer that names version 6", err)
 	}
 }
 

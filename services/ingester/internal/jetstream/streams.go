@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 )
@@ -109,6 +110,44 @@ func (s Shape) ledgerConfig() jetstream.StreamConfig {
 		DenyPurge:   true,
 		MaxBytes:    -1,
 	}
+}
+
+// controlConfig has no direct get, as the ledger's.
+func (s Shape) controlConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        events.StreamControl,
+		Description: "Decisions about events that are stored",
+		Subjects:    []string{events.SubjectControl},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		Storage:     jetstream.FileStorage,
+		Replicas:    s.Replicas,
+		DenyDelete:  true,
+		DenyPurge:   true,
+		MaxBytes:    -1,
+	}
+}
+
+// SetupControl makes the stream of decisions, or checks it, and reads it. It is not part of Setup because it needs ClickHouse: that the stream is not there
+// means nothing was decided yet only when the copy there is empty too. Else, and when either has lost its end, the error is a control.ErrLost.
+func SetupControl(ctx context.Context, js jetstream.JetStream, s Shape, copies control.Copy, log *slog.Logger) (*control.Log, error) {
+	if err := control.Check(ctx, js, copies); err != nil {
+		return nil, err
+	}
+	if err := ensure(ctx, js, s.controlConfig(), log); err != nil {
+		return nil, err
+	}
+	l := control.New(js, copies)
+	_, err := l.Load(ctx)
+	return l, err
+}
+
+// RepairControl makes the stream of decisions anew when it is lost, writes what it lacks from the copy, and returns how many decisions that was.
+func RepairControl(ctx context.Context, js jetstream.JetStream, s Shape, copies control.Copy, log *slog.Logger) (int, error) {
+	if err := ensure(ctx, js, s.controlConfig(), log); err != nil {
+		return 0, err
+	}
+	return control.Repair(ctx, js, copies)
 }
 
 // Setup makes what is missing of the streams and buckets and checks the rest. A stream of another shape is an error of class fatal that says

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
@@ -60,6 +61,11 @@ var classes = []struct {
 	{ledger.ErrCorrupt, Fatal, "the ledger was written to by something else, or damaged: run `ingester verify`; do not delete the ledger"},
 	{ledger.ErrTruncated, Fatal, "stream AUDIT_LEDGER was emptied, deleted or restored to an older state: restore NATS from a backup that goes with the table; " +
 		"without one, `ingester ledger repair` writes the missing entries from stream and table; docs/ingest.md tells more"},
+	{control.ErrLost, Fatal, "stream AUDIT_CONTROL was emptied, deleted or restored to an older state: what was erased or removed could come back. Restore NATS from a backup; " +
+		"without one, `ingester control repair` writes the decisions anew from their copy in ClickHouse; docs/lifecycle.md tells more"},
+	{control.ErrCorrupt, Fatal, "stream AUDIT_CONTROL was written to by something else, or its copy in ClickHouse was: compare the two; docs/lifecycle.md tells more"},
+	{control.ErrMoved, Transient, ""},
+	{control.ErrUnknown, Transient, ""},
 	{ErrGone, Fatal, "the stream was trimmed or remade before its messages were in the table: restore the stream from a backup; docs/ingest.md tells what else can be done"},
 	{ErrChanged, Fatal, "the stream was restored to another state or tampered with: run `ingester verify --deep` before anything else"},
 	{ErrFatal, Fatal, ""},
@@ -81,8 +87,8 @@ func Classify(err error, unlisted Class) Class {
 	return unlisted
 }
 
-// advise adds to a fatal error what to do about it.
-func advise(err error) error {
+// Advise adds to a fatal error what to do about it.
+func Advise(err error) error {
 	for _, c := range classes {
 		if c.help != "" && errors.Is(err, c.err) {
 			return fmt.Errorf("%w (%s)", err, c.help)

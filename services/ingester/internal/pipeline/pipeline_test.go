@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
@@ -301,6 +302,7 @@ func TestClassify(t *testing.T) {
 		events.ErrLogSubject: Poison, &events.ValidationError{}: Poison,
 		ErrInDoubt: InDoubt, ErrTransient: Transient, ErrFatal: Fatal, ErrGone: Fatal, ErrChanged: Fatal, ErrLost: Lost,
 		ledger.ErrUnknown: Transient, ledger.ErrFenced: Lost, ledger.ErrCorrupt: Fatal, ledger.ErrTruncated: Fatal,
+		control.ErrLost: Fatal, control.ErrCorrupt: Fatal, control.ErrMoved: Transient, control.ErrUnknown: Transient,
 	}
 	for err, class := range want {
 		if got := Classify(fmt.Errorf("do something: %w", err), Fatal); got != class {
@@ -314,7 +316,7 @@ func TestClassify(t *testing.T) {
 		if c.class == Fatal && c.help == "" && !errors.Is(c.err, ErrFatal) {
 			t.Errorf("%v is fatal and says nothing about what to do", c.err)
 		}
-		if c.help != "" && !strings.Contains(advise(c.err).Error(), c.help) {
+		if c.help != "" && !strings.Contains(Advise(c.err).Error(), c.help) {
 			t.Errorf("%v: advice is lost", c.err)
 		}
 	}

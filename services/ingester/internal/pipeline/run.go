@@ -161,7 +161,7 @@ func (p *Pipeline) supervise(ctx, work context.Context) error {
 			p.stopRead()
 			p.stopRead = nil
 			if err != nil && Classify(err, Transient) == Fatal {
-				return fmt.Errorf("read the stream: %w", advise(err))
+				return fmt.Errorf("read the stream: %w", Advise(err))
 			}
 			pause := reread.next(time.Now())
 			p.log.WarnContext(ctx, "reading the stream ended, going on", slog.Any("error", err), slog.Duration("pause", pause))
@@ -232,7 +232,7 @@ func (p *Pipeline) forget(e ended) error {
 	case Stopping:
 		return nil
 	default:
-		return advise(e.err)
+		return Advise(e.err)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
 	natsside "example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
@@ -33,12 +34,17 @@ const Partitions = 4
 // batchMessages is how many messages Ingest puts into a batch.
 const batchMessages = 7
 
+// Shape is that of the streams.
+var Shape = natsside.Shape{Partitions: Partitions, Replicas: 1, MaxBytes: -1, HeartbeatTTL: time.Minute}
+
 var databases atomic.Int32
 
 // Fixture is a system of its own.
 type Fixture struct {
 	verify.System
 	JS jetstream.JetStream
+	// Control is the log of decisions, its stream made.
+	Control *control.Log
 	// DSN is of the database.
 	DSN string
 	// Batch is how many messages Ingest puts into a batch: few, unless a test changes it.
@@ -74,8 +80,7 @@ func Setup(t testing.TB, s *stack.Stack) *Fixture {
 		}
 	}
 	log := slog.New(slog.DiscardHandler)
-	shape := natsside.Shape{Partitions: Partitions, Replicas: 1, MaxBytes: -1, HeartbeatTTL: time.Minute}
-	if err := natsside.Setup(t.Context(), f.JS, shape, log); err != nil {
+	if err := natsside.Setup(t.Context(), f.JS, Shape, log); err != nil {
 		t.Fatal(err)
 	}
 	f.http, f.database = s.ClickHouseHTTPURL(), fmt.Sprintf("verify_%d", databases.Add(1))
@@ -92,6 +97,9 @@ func Setup(t testing.TB, s *stack.Stack) *Fixture {
 	}
 	t.Cleanup(func() { _ = f.Table.Close() })
 	if err := f.Table.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if f.Control, err = natsside.SetupControl(t.Context(), f.JS, Shape, f.Table, log); err != nil {
 		t.Fatal(err)
 	}
 	return f
