@@ -142,7 +142,7 @@ func TestDeadLettersDoNotActOnTerminals(t *testing.T) {
 }
 
 // Ensure commands whose settings are not those of the system refuse, say which, and change nothing: with fewer partitions, or those of another shard, a
-// rebuild would leave rows out of the new table.
+// rebuild would leave rows out of the new table. And that one that is interrupted says so.
 func TestCommandsRefuseForeignSettings(t *testing.T) {
 	r := newRig(t)
 	_, stop := r.serve(t, nil)
@@ -174,6 +174,15 @@ func TestCommandsRefuseForeignSettings(t *testing.T) {
 	f("AUDIT_SHARD", "1/2", []string{"rebuild"}, "rows of partition")
 	f("AUDIT_NATS_URL", "nats://u:hunter2@127.0.0.1:1", append([]string{"dlq list"}, all...), "127.0.0.1:1")
 	f("AUDIT_CLICKHOUSE_URL", "clickhouse://u:hunter2@127.0.0.1:1/audit", all, "127.0.0.1:1")
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, name := range append([]string{"dlq list"}, all...) {
+		var out, stderr bytes.Buffer
+		code := Main(interrupted, strings.Fields(name), r.getenv, strings.NewReader(""), &out, &stderr)
+		if code != exitFault || !strings.HasPrefix(stderr.String(), "ingester: interrupted: ") || strings.Contains(stderr.String(), "repair`") {
+			t.Errorf("%s, interrupted: status %d, %s", name, code, stderr.String())
+		}
+	}
 	r.wantRows(t, 100, time.Second)
 	if code, out := r.run(t, "rebuild"); code != exitOK {
 		t.Errorf("rebuild: %d %s", code, out)

@@ -45,10 +45,15 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdin 
 	if err == nil {
 		return exitOK
 	}
-	_, _ = fmt.Fprintf(stderr, "ingester: %v\n", err)
 	var usage usageError
-	if errors.As(err, &usage) {
+	switch {
+	case errors.As(err, &usage):
+		_, _ = fmt.Fprintf(stderr, "ingester: %v\n", err)
 		return exitUsage
+	case ctx.Err() != nil: // what went wrong then is what was being done
+		_, _ = fmt.Fprintf(stderr, "ingester: interrupted: %v\n", err)
+	default:
+		_, _ = fmt.Fprintf(stderr, "ingester: %v\n", err)
 	}
 	return exitFault
 }

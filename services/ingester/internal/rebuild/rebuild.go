@@ -29,6 +29,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
 )
 
@@ -182,8 +183,10 @@ func (b *builder) begin(ctx context.Context) (err error) {
 	}
 	// So would what the ledger does not know.
 	for _, p := range b.Shard.Partitions(b.Partitions) {
-		if err := b.CheckLedger(ctx, p); err != nil {
+		if err := b.CheckLedger(ctx, p); errors.Is(err, ledger.ErrTruncated) {
 			return fmt.Errorf("%w: `ingester ledger repair` writes them anew", err)
+		} else if err != nil {
+			return err
 		}
 	}
 	if b.streamFirst, _, err = b.Reader.Bounds(ctx); err != nil {
