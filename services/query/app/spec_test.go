@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,6 +82,17 @@ func (c *checked) described(r *http.Request, res *http.Response, body []byte) {
 	if !known || res.StatusCode == http.StatusMethodNotAllowed || strings.HasSuffix(r.URL.Path, ".yaml") || r.Method == http.MethodHead {
 		return
 	}
+	bodies := [][]byte{body}
+	if res.Header.Get("Content-Type") == "application/x-ndjson" { // the validator reads one value, and the document describes a line
+		bodies = slices.Collect(bytes.Lines(body))
+	}
+	for _, body := range bodies {
+		c.valid(r, res, body)
+	}
+}
+
+func (c *checked) valid(r *http.Request, res *http.Response, body []byte) {
+	c.tb.Helper()
 	copied := *res
 	copied.Body = io.NopCloser(bytes.NewReader(body))
 	if ok, errs := c.validator.ValidateHttpResponse(r, &copied); !ok {

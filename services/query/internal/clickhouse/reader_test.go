@@ -58,15 +58,26 @@ func (f *fixture) wantHostile(t *testing.T, scope policy.Scope, rows []audit.Eve
 			"resource_id": {ResourceIDs: []string{v}}, "all": {ActorIDs: []string{v}, Actions: []string{v}, ResourceTypes: []string{v}, ResourceIDs: []string{v}},
 			"several": {ActorIDs: []string{v, "nobody"}, Actions: []string{"nothing", v}},
 		} {
-			p := f.page(t, scope, audit.PageQuery{Filter: filter})
-			if len(p.Events) != 1 || p.Events[0].ID != rows[i].ID {
-				t.Errorf("%s %q: %d events, want its own one", name, v, len(p.Events))
+			for way, found := range f.everyWay(t, scope, filter) {
+				if len(found) != 1 || found[0].ID != rows[i].ID {
+					t.Errorf("%s %q: the %s has %d events, want its own one", name, v, way, len(found))
+				}
 			}
 		}
 	}
 }
 
-// Ensure filters compare byte for byte, whatever the bytes are, alone and together, with the index and where a part has none.
+// everyWay is what list, feed and export have of a filter.
+func (f *fixture) everyWay(t *testing.T, scope policy.Scope, filter audit.Filter) map[string][]audit.Event {
+	t.Helper()
+	feed, err := f.Feed(t.Context(), scope, audit.FeedQuery{Tenant: scope.Tenant(), Filter: filter, Through: sequences.Load(), Limit: audit.DefaultLimit})
+	must(t, err)
+	var exported []audit.Event
+	must(t, f.Export(t.Context(), scope, filter, func(e *audit.Event) error { exported = append(exported, *e); return nil }))
+	return map[string][]audit.Event{"list": f.page(t, scope, audit.PageQuery{Filter: filter}).Events, "feed": feed.Events, "export": exported}
+}
+
+// Ensure filters of list, feed and export compare byte for byte, whatever the bytes are, alone and together, with the index and where a part has none.
 func TestFiltersCompareBytes(t *testing.T) {
 	f := setup(t, shared)
 	tenant := uuid.New()
