@@ -125,3 +125,45 @@ func TestConnectionComesBack(t *testing.T) {
 		t.Error("a server that has vanished is still waited for")
 	}
 }
+
+// Ensure a connection without headers says so to the server, however the server's first line is cut on its way, and any other says that it takes them.
+func TestWithoutHeaders(t *testing.T) {
+	for _, c := range []struct {
+		opts []nats.Option
+		want string
+	}{{nil, `"headers":true`}, {[]nats.Option{natsconn.WithoutHeaders()}, `"headers":false`}} {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := make(chan string, 1)
+		go func() {
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			// A name that begins like the word itself must not hide it.
+			for _, b := range []byte("INFO {\"server_id\":\"fake\",\"server_name\":\"\\\"head\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n") {
+				_, _ = conn.Write([]byte{b})
+			}
+			for lines := bufio.NewScanner(conn); lines.Scan(); {
+				if strings.HasPrefix(lines.Text(), "CONNECT ") {
+					said <- lines.Text()
+				}
+				if lines.Text() == "PING" {
+					_, _ = fmt.Fprint(conn, "PONG\r\n")
+				}
+			}
+		}()
+		nc, err := natsconn.Connect(natsconn.Config{URL: "nats://" + lis.Addr().String()}, "test", quiet, c.opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-said; !strings.Contains(got, c.want) {
+			t.Errorf("said %s, want %s in it", got, c.want)
+		}
+		nc.Close()
+		_ = lis.Close()
+	}
+}

@@ -81,9 +81,9 @@ func Check(nc *nats.Conn) error {
 
 // Await is Connect for a service, which outlasts a NATS that is not there yet: it tries until it succeeds, ctx is done, or the server refuses for a
 // reason that somebody has to do something about. waiting is told why, at each attempt that fails.
-func Await(ctx context.Context, cfg Config, name string, log *slog.Logger, waiting func(error)) (*nats.Conn, error) {
+func Await(ctx context.Context, cfg Config, name string, log *slog.Logger, waiting func(error), extra ...nats.Option) (*nats.Conn, error) {
 	for try := 0; ; try++ {
-		nc, err := Connect(cfg, name, log)
+		nc, err := Connect(cfg, name, log, extra...)
 		if err == nil || refused(err) {
 			return nc, err
 		}

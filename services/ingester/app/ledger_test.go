@@ -204,7 +204,7 @@ func TestLedgerDeletedUnderIngester(t *testing.T) {
 // trimAll removes what is in the table from the stream.
 func trimAll(t *testing.T, r *rig) {
 	t.Helper()
-	source := jetstream.NewSource(r.js, r.cfg.shape(), slog.New(slog.DiscardHandler))
+	source := jetstream.NewSource(r.js, r.js.Conn(), r.cfg.shape(), slog.New(slog.DiscardHandler))
 	if _, err := source.Trim(t.Context(), mustPositions(t, r), time.Nanosecond); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -69,6 +71,65 @@ func TestNATSAway(t *testing.T) {
 		r.publish(t, 100, 30)
 		r.wantRows(t, 200+100*i, 30*time.Second)
 	}
+}
+
+// Ensure a reader whose consumers the server has forgotten is noticed and begins anew where it was, with headers and without.
+func TestConsumersForgotten(t *testing.T) {
+	for _, traced := range []bool{false, true} {
+		t.Run(fmt.Sprintf("traced=%t", traced), func(t *testing.T) {
+			r := newRig(t)
+			r.serve(t, func(c *Config) {
+				if traced {
+					c.Telemetry.Endpoint = "http://127.0.0.1:1" // nobody listens there
+				}
+			})
+			for round := range 3 {
+				r.publish(t, 100, 30)
+				r.wantRows(t, 100*(round+1), 30*time.Second)
+				r.forgetConsumers(t)
+			}
+			r.publish(t, 100, 30)
+			r.wantRows(t, 400, 30*time.Second)
+		})
+	}
+}
+
+// forgetConsumers removes every consumer of the stream.
+func (r *rig) forgetConsumers(t *testing.T) {
+	t.Helper()
+	stream, err := r.js.Stream(t.Context(), events.StreamAudit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forgotten := 0
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if err := stream.DeleteConsumer(t.Context(), name); err == nil {
+			forgotten++
+		}
+	}
+	if forgotten == 0 {
+		t.Error("there was no consumer")
+	}
+}
+
+// Ensure a message larger than what is left of a request ends that request alone.
+func TestLargeMessages(t *testing.T) {
+	r := newRig(t)
+	r.serve(t, nil)
+	stream, err := r.js.Stream(t.Context(), events.StreamAudit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := bytes.Repeat([]byte("x"), int(stream.CachedInfo().Config.MaxMsgSize))
+	n := 8<<20/len(large) + 1 // more than the open requests hold together
+	for range n {
+		if _, err := r.js.Publish(t.Context(), events.Subject(tenantOf(1)), large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.publish(t, 10, 3)
+	r.wantRows(t, 10, 30*time.Second)
+	r.wantDeadLetters(t, n)
 }
 
 // reconnect waits until the producer's connection is back.
@@ -178,7 +239,7 @@ func TestTrim(t *testing.T) {
 		}
 		return s.CachedInfo().State
 	}
-	source := jetstream.NewSource(r.js, r.cfg.shape(), slog.New(slog.DiscardHandler))
+	source := jetstream.NewSource(r.js, r.js.Conn(), r.cfg.shape(), slog.New(slog.DiscardHandler))
 	positions := mustPositions(t, r)
 	if _, err := source.Trim(t.Context(), positions, time.Hour); err != nil || state().Msgs != 110 {
 		t.Fatalf("young messages: %d left, %v", state().Msgs, err)

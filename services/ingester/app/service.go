@@ -51,7 +51,8 @@ type Service struct {
 	log       *slog.Logger
 	traces    *telemetry.Provider // nil when Deps.Traces was given
 	nc        *nats.Conn          // ledger, positions, heartbeats, dead letters
-	bulk      *nats.Conn          // what is read from the stream
+	bulk      *nats.Conn          // what verification reads
+	reader    *nats.Conn          // what is ingested
 	store     *clickhouse.Store
 	source    *jetstream.Source
 	positions *ledger.Positions
@@ -93,7 +94,8 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		}
 		deps.Traces = s.traces
 	}
-	js, bulk, err := s.connect(ctx, instance, deps.Waiting)
+	traced := telemetry.Enabled(deps.Traces)
+	js, bulk, err := s.connect(ctx, instance, traced, deps.Waiting)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +111,8 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s.setupLog = func(ctx context.Context) (*control.Log, error) {
 		return jetstream.SetupControl(ctx, js, shape, s.store, log)
 	}
-	s.source = jetstream.NewSource(bulk, shape, log)
-	s.source.Traced = telemetry.Enabled(deps.Traces)
+	s.source = jetstream.NewSource(js, s.reader, shape, log)
+	s.source.Traced = traced
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, cfg.Partitions, log, deps.Registerer)
@@ -128,13 +130,20 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	return s, nil
 }
 
-// connect opens two connections. What is read in bulk has its own: an answer of the ledger, or a heartbeat, must not queue behind
-// megabytes of messages.
-func (s *Service) connect(ctx context.Context, instance string, waiting func(error)) (control, bulk natsjs.JetStream, err error) {
+// connect opens three connections. What is read in bulk has its own: an answer of the ledger, or a heartbeat, must not queue behind
+// megabytes of messages. Messages are ingested without headers, unless those of traces are to be seen.
+func (s *Service) connect(ctx context.Context, instance string, traced bool, waiting func(error)) (control, bulk natsjs.JetStream, err error) {
 	if s.nc, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance, s.log, waiting); err != nil {
 		return nil, nil, err
 	}
-	if s.bulk, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance+" reader", s.log, waiting); err != nil {
+	if s.bulk, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance+" verification", s.log, waiting); err != nil {
+		return nil, nil, err
+	}
+	var without []nats.Option
+	if !traced {
+		without = append(without, natsconn.WithoutHeaders())
+	}
+	if s.reader, err = natsconn.Await(ctx, s.cfg.NATS, "ingester "+instance+" reader", s.log, waiting, without...); err != nil {
 		return nil, nil, err
 	}
 	if control, err = natsjs.New(s.nc); err != nil {
@@ -148,7 +157,7 @@ func (s *Service) connect(ctx context.Context, instance string, waiting func(err
 
 // disconnect closes what connect has opened.
 func (s *Service) disconnect() {
-	for _, nc := range []*nats.Conn{s.bulk, s.nc} {
+	for _, nc := range []*nats.Conn{s.reader, s.bulk, s.nc} {
 		if nc != nil {
 			nc.Close()
 		}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/auditlog/pkg/events"
@@ -17,20 +18,10 @@ import (
 )
 
 const (
-	// pullMessages and pullBytes bound what the server sends ahead to one reader.
-	pullMessages = 8000
-	pullBytes    = 4 << 20
-	// pullHeartbeat is how often the server says that there is nothing to send; twice that in silence, and the reader begins anew.
-	pullHeartbeat = 3 * time.Second
-	// consumerIdle is how long the server keeps a consumer that nobody pulls from, which is what happens while the table cannot be written.
-	consumerIdle = 5 * time.Minute
 	// filterShare: a process that drives at most this part of the partitions reads each of them through a filter of its own. Else one reader
 	// without filter serves all, and what is not for us is skipped: measured on a million messages, 440,000 a second against 224,000.
 	filterShare = 8
 )
-
-// errGap is returned when the server's deliveries are not one after the other: some were lost on the way.
-var errGap = errors.New("a delivery was lost")
 
 // Source reads the stream AUDIT. It implements pipeline.Source.
 type Source struct {
@@ -40,6 +31,7 @@ type Source struct {
 	Now func() time.Time
 
 	js    jetstream.JetStream
+	nc    *nats.Conn // that messages come by
 	shape Shape
 	log   *slog.Logger
 
@@ -48,9 +40,10 @@ type Source struct {
 	readers []*reader // those of the Read that runs
 }
 
-// NewSource returns a Source of the stream, which Setup has made or checked.
-func NewSource(js jetstream.JetStream, s Shape, log *slog.Logger) *Source {
-	return &Source{Now: time.Now, js: js, shape: s, log: log}
+// NewSource returns a Source of the stream, which Setup has made or checked. Messages come by a connection of their own: an answer must not queue
+// behind megabytes of them. It may be one without headers, unless Traced is set.
+func NewSource(js jetstream.JetStream, messages *nats.Conn, s Shape, log *slog.Logger) *Source {
+	return &Source{Now: time.Now, js: js, nc: messages, shape: s, log: log}
 }
 
 // Read implements pipeline.Source.
@@ -81,7 +74,7 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 	start := func(from uint64, filter string, partitions ...int) error {
 		r := &reader{deliver: deliver, fail: cancel, partitions: partitions, traced: s.Traced}
 		readers = append(readers, r)
-		return r.start(ctx, stream, from, filter)
+		return r.start(ctx, s.nc, stream, from, filter)
 	}
 	if len(after)*filterShare > s.shape.Partitions {
 		err = start(least, "", slices.Collect(maps.Keys(after))...)
@@ -191,7 +184,7 @@ func (s *Source) Range(ctx context.Context, partition int, first, last uint64, f
 		return true
 	}
 	defer func() { s.close(ctx, stream, []*reader{r}) }()
-	if err := r.start(ctx, stream, first, ofPartition(partition)); err != nil {
+	if err := r.start(ctx, s.nc, stream, first, ofPartition(partition)); err != nil {
 		return err
 	}
 	<-ctx.Done()

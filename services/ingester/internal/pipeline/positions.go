@@ -20,6 +20,8 @@ type positionWriter struct {
 	metrics *metrics
 	wake    chan struct{}
 
+	writing sync.Mutex // held during a round: the last one, at the end, waits for the one before it
+
 	mu    sync.Mutex
 	dirty map[int]ledger.Position
 }
@@ -61,6 +63,8 @@ func (w *positionWriter) run(ctx context.Context) {
 
 // flush writes everything that is set and not yet written.
 func (w *positionWriter) flush(ctx context.Context) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
 	w.mu.Lock()
 	batch := w.dirty
 	w.dirty = map[int]ledger.Position{}
