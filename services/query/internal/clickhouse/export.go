@@ -18,7 +18,7 @@ const (
 	// exportSegment is how many rows one query of an export gives at most, so that none holds on to parts of the table for ever.
 	exportSegment = 200_000
 	// checkedRows and checkedBytes bound a segment that was filtered: it is kept until it is known which of its rows are later copies.
-	checkedRows  = 4096
+	checkedRows  = 16_384
 	checkedBytes = 8 << 20
 	// exportBlock bounds the rows in one block, and with them the memory of an export.
 	exportBlock = 4096

@@ -78,6 +78,10 @@ func (r *Reader) settings(ctx context.Context, s *statement) chgo.Settings {
 	if s != nil && s.indexed {
 		// With the new one, matching rows are found by the index and by key first, and completed after the limit.
 		out["enable_analyzer"] = 1
+		// Matching rows are scattered: reading ahead within a part is reading what is beyond the limit.
+		out["read_in_order_use_buffering"] = 0
+		// The list of a value's rows is the same for every page of a walk.
+		out["use_text_index_postings_cache"] = 1
 	}
 	return out
 }
