@@ -50,6 +50,15 @@ deps: bin/auditlog ## Run NATS and ClickHouse alone, for running the services by
 demo: bin/auditlog bin/publish ## Publish a generated day of a fictional company to the running system, or FILE=x.ndjson[.gz]
 	@bin/auditlog demo $(if $(FILE),"$(FILE)")
 
+.PHONY: backup
+backup: bin/ingester ## Copy streams, buckets and table of the running system to DIR (a new folder below backups/)
+	@bin/ingester backup "$(or $(DIR),backups/$(shell date -u +%Y%m%dT%H%M%SZ))"
+
+.PHONY: restore
+restore: bin/ingester ## Restore the backup in DIR into an empty NATS and ClickHouse: docs/backup.md
+	@[ -n "$(DIR)" ] || { echo "say which one: make restore DIR=backups/..."; exit 2; }
+	@bin/ingester restore "$(DIR)"
+
 .PHONY: build
 build: bin/ingester bin/query bin/publish bin/auditlog ## Build bin/ingester, bin/query, bin/publish and bin/auditlog
 

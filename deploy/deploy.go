@@ -29,6 +29,8 @@ const (
 	AnalystAllExample = "clickhouse/analyst_all.xml.example"
 	// AnalystExample is the form of a file for users.d that binds an analyst to a tenant.
 	AnalystExample = "clickhouse/analyst.xml.example"
+	// BackupExample is the form of a file for users.d with a user for backups.
+	BackupExample = "clickhouse/backup.xml.example"
 	// EngineDir is the folder of the npm package that fetches the ClickHouse engine.
 	EngineDir = "engine"
 )

@@ -50,7 +50,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// Ensure every test that the pages on ingest and NATS call on is there, in the place they name.
+// Ensure every test that the pages on ingest, NATS and backup call on is there, in the place they name.
 func TestNamedTestsExist(t *testing.T) {
 	there := map[string][]string{}
 	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
@@ -73,7 +73,7 @@ func TestNamedTestsExist(t *testing.T) {
 	}))
 	// A place stands behind one name or several: `TestA`, `TestB` (deploy/x).
 	groups := regexp.MustCompile("((?:`Test\\w+`(?:, )?)+)(?: \\(((?:deploy|pkg)/[a-z0-9/]+)\\))?")
-	for page, elsewhere := range map[string]string{"docs/ingest.md": "services/ingester", "docs/nats.md": "deploy/auditlog/e2e"} {
+	for page, elsewhere := range map[string]string{"docs/ingest.md": "services/ingester", "docs/nats.md": "deploy/auditlog/e2e", "docs/backup.md": "services/ingester"} {
 		text, err := os.ReadFile(filepath.Join(root, page))
 		must(t, err)
 		found := 0

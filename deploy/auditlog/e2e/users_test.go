@@ -42,15 +42,24 @@ type guarded struct {
 // startNATSFrom runs a server with deploy/nats/server.conf and, with users, users.conf.example filled in.
 func startNATSFrom(t *testing.T, dir string, users bool) *guarded {
 	t.Helper()
+	if !users {
+		return startNATSWith(t, dir, nil)
+	}
+	return startNATSWith(t, dir, fillTenants(t))
+}
+
+// startNATSWith runs a server with deploy/nats/server.conf and, unless fill is nil, users.conf.example as it makes it.
+func startNATSWith(t *testing.T, dir string, fill func([]byte) []byte) *guarded {
+	t.Helper()
 	for _, name := range []string{"INGESTER", "QUERY", "OPERATOR"} {
 		t.Setenv("AUDIT_NATS_"+name+"_PASSWORD", userPassword)
 	}
 	conf := t.TempDir()
 	copyFile(t, filepath.Join(root, "deploy/nats/server.conf"), filepath.Join(conf, "server.conf"), nil)
 	main := filepath.Join(conf, "server.conf")
-	if users {
+	if fill != nil {
 		main = filepath.Join(conf, "users.conf")
-		copyFile(t, filepath.Join(root, "deploy/nats/users.conf.example"), main, fillTenants(t))
+		copyFile(t, filepath.Join(root, "deploy/nats/users.conf.example"), main, fill)
 	}
 	opts, err := server.ProcessConfigFile(main)
 	must(t, err)
@@ -120,10 +129,10 @@ func (g *guarded) connect(user string, options ...nats.Option) *nats.Conn {
 func producerOf(tenant uuid.UUID) string { return "producer-" + tenant.String() }
 
 // startServices runs ingester and query on g with their own users, and ClickHouse from a stack.
-func (g *guarded) startServices() *system {
+func (g *guarded) startServices(opts ...stacktest.Option) *system {
 	t := g.t
 	t.Helper()
-	s := &system{Stack: stacktest.Start(t)}
+	s := &system{Stack: stacktest.Start(t, opts...)}
 	// A refused request is a failure of the test: each is a line that says so.
 	warnings := &refusals{t: t}
 	log := slog.New(slog.NewJSONHandler(warnings, &slog.HandlerOptions{Level: slog.LevelWarn}))

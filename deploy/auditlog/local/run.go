@@ -41,6 +41,7 @@ func run(ctx context.Context, cfg Config, depsOnly bool, getenv func(string) str
 	if depsOnly {
 		p.ready()
 		printEngines(out, engines)
+		fmt.Fprintln(out, "\nStop with Ctrl-C.")
 		return waitForEngines(ctx, engines)
 	}
 	return runServices(ctx, cfg, engines, getenv, out, p, log)

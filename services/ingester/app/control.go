@@ -47,8 +47,18 @@ func (c *commands) controlRepair() *cobra.Command {
 	}
 }
 
-// withServers calls fn with connections to NATS and ClickHouse, for a command of the name.
+// withServers calls fn with connections to the NATS and ClickHouse of a system that is as the settings say, for a command of the name.
 func (c *commands) withServers(ctx context.Context, name string, fn func(Config, natsjs.JetStream, *clickhouse.Store, *slog.Logger) error) error {
+	return c.withEmptyServers(ctx, name, func(cfg Config, js natsjs.JetStream, store *clickhouse.Store, log *slog.Logger) error {
+		if err := preflight(ctx, cfg, js, store); err != nil {
+			return err
+		}
+		return fn(cfg, js, store, log)
+	})
+}
+
+// withEmptyServers is withServers for servers that may have nothing yet, not even the database.
+func (c *commands) withEmptyServers(ctx context.Context, name string, fn func(Config, natsjs.JetStream, *clickhouse.Store, *slog.Logger) error) error {
 	cfg, err := c.config()
 	if err != nil {
 		return err
@@ -67,8 +77,5 @@ func (c *commands) withServers(ctx context.Context, name string, fn func(Config,
 	if err != nil {
 		return err
 	}
-	if err = preflight(ctx, cfg, js, store); err == nil {
-		err = fn(cfg, js, store, log)
-	}
-	return errors.Join(err, store.Close())
+	return errors.Join(fn(cfg, js, store, log), store.Close())
 }

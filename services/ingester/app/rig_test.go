@@ -124,6 +124,16 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	r := emptyRig(t)
+	if err := jetstream.Setup(t.Context(), r.js, r.cfg.shape(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// emptyRig is a rig without streams.
+func emptyRig(t *testing.T) *rig {
+	t.Helper()
 	s := stacktest.Start(t)
 	r := &rig{Stack: s}
 	var err error
@@ -136,9 +146,6 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(r.nc.Close)
 	if r.js, err = natsjs.New(r.nc); err != nil {
-		t.Fatal(err)
-	}
-	if err := jetstream.Setup(t.Context(), r.js, r.cfg.shape(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	return r

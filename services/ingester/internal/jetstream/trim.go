@@ -23,19 +23,12 @@ func (s *Source) Trim(ctx context.Context, committed pipeline.Positions, retenti
 	if state.Msgs == 0 {
 		return state.FirstSeq, nil
 	}
-	keep := state.LastSeq + 1
-	for p := range s.shape.Partitions {
+	keep, err := FirstOpen(ctx, s.js, s.shape.Partitions, func(p int) (uint64, error) {
 		pos, err := committed.Get(ctx, p)
-		if err != nil {
-			return 0, err
-		}
-		m, found, err := next(ctx, s.js.Conn(), pos.LastSeq+1, ofPartition(p))
-		if err != nil {
-			return 0, err
-		}
-		if found {
-			keep = min(keep, m.Seq)
-		}
+		return pos.LastSeq, err
+	})
+	if err != nil {
+		return 0, err
 	}
 	newest := state.LastTime
 	if now := s.Now(); now.Before(newest) {
