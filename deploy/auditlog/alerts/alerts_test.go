@@ -70,13 +70,14 @@ func TestEveryAlertHasARunbookEntry(t *testing.T) {
 
 // cases are series, one value a minute, after an hour of which an alert must fire, and others where it must not.
 var cases = map[string]struct{ fires, quiet string }{
-	"AuditVerifyFinding":  {`audit_verify_findings_total{kind="missing"} 0+0x55 1+0x20`, `audit_verify_findings_total{kind="missing"} 3+0x80`},
-	"AuditVerifyStalled":  {`audit_verify_last_ok_timestamp_seconds 2900+0x80`, `audit_verify_last_ok_timestamp_seconds 3500+0x80`},
-	"AuditRecheckDropped": {`audit_policy_recheck_dropped_total 0+0x55 1+0x20`, `audit_policy_recheck_dropped_total 0+0x80`},
-	"AuditReadEventsLost": {`audit_query_read_events_total{result="dropped"} 0+1x80`, `audit_query_read_events_total{result="stored"} 0+1x80`},
-	"AuditIngestLag":      {`audit_ingester_lag_seconds 61+0x80`, `audit_ingester_lag_seconds 30+0x80`},
-	"AuditIngestBacklog":  {`audit_ingester_lag_messages 0+1000x80`, `audit_ingester_lag_messages 80000-1000x70`},
-	"AuditStreamFilling":  {`audit_stream_fill_ratio 0.71+0x80`, `audit_stream_fill_ratio 0.5+0x80`},
+	"AuditVerifyFinding":    {`audit_verify_findings_total{kind="missing"} 0+0x55 1+0x20`, `audit_verify_findings_total{kind="missing"} 3+0x80`},
+	"AuditVerifyStalled":    {`audit_verify_last_ok_timestamp_seconds 2900+0x80`, `audit_verify_last_ok_timestamp_seconds 3500+0x80`},
+	"AuditRetentionFailing": {`audit_ingester_retention_failures_total 0+1x80`, `audit_ingester_retention_failures_total 7+0x80`},
+	"AuditRecheckDropped":   {`audit_policy_recheck_dropped_total 0+0x55 1+0x20`, `audit_policy_recheck_dropped_total 0+0x80`},
+	"AuditReadEventsLost":   {`audit_query_read_events_total{result="dropped"} 0+1x80`, `audit_query_read_events_total{result="stored"} 0+1x80`},
+	"AuditIngestLag":        {`audit_ingester_lag_seconds 61+0x80`, `audit_ingester_lag_seconds 30+0x80`},
+	"AuditIngestBacklog":    {`audit_ingester_lag_messages 0+1000x80`, `audit_ingester_lag_messages 80000-1000x70`},
+	"AuditStreamFilling":    {`audit_stream_fill_ratio 0.71+0x80`, `audit_stream_fill_ratio 0.5+0x80`},
 	"AuditStreamAlmostFull": {`
   audit_stream_fill_ratio 0.6+0x80
   audit_stream_bytes 600+2x80

@@ -304,6 +304,7 @@ func TestAnalystMayDoNothingElse(t *testing.T) {
 		for _, sql := range []string{
 			"INSERT INTO audit.event_log (id) VALUES (generateUUIDv4())",
 			"INSERT INTO audit.event_hours (events) VALUES (1)",
+			"SELECT * FROM audit.tombstones", "SELECT * FROM audit.control_log", "INSERT INTO audit.tombstones VALUES (1, 1, 1)", "SELECT * FROM mergeTreeIndex('audit', 'tombstones')",
 			"ALTER TABLE audit.event_hours DELETE WHERE 1", "DELETE FROM audit.event_log WHERE 1", "TRUNCATE TABLE audit.event_hours",
 			"DROP VIEW audit.events_hourly", "OPTIMIZE TABLE audit.event_log FINAL", "CREATE VIEW audit.mine AS SELECT 1", "CREATE TEMPORARY TABLE mine (x UInt8)",
 			"CREATE USER other", "GRANT SELECT ON *.* TO " + user, "SYSTEM STOP MERGES audit.event_log", "KILL QUERY WHERE 1",

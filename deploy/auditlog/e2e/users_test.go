@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,16 +198,28 @@ func TestUsersCanDoTheirWork(t *testing.T) {
 	s.walkUntil(t, s.key(t, tenantA), tenantA, 1000, 501)
 
 	env := append(os.Environ(), "AUDIT_NATS_URL="+g.url("operator"), "AUDIT_CLICKHOUSE_URL="+s.ClickHouseURL())
-	for _, c := range []struct{ program, args, want string }{
-		{"ingester", "verify --deep", "OK"},
-		{"ingester", "rebuild", "501 rows made anew"},
-		{"ingester", "verify", "OK"},
-		{"ingester", "dlq list", tenantB.String()},
-		{"ingester", "dlq replay --force 1", "1 replayed"},
-		{"query", "keys create --tenant " + tenantA.String() + " --name cli", "key "},
-		{"query", "keys list", "cli"},
+	services := append(slices.Clone(env), "AUDIT_NATS_URL="+g.url("ingester"))
+	tenant := " --operator olga --reason r --tenant " + tenantA.String()
+	for _, c := range []struct {
+		env           []string
+		program, args string
+		want          string
+	}{
+		{env, "ingester", "verify --deep", "OK"},
+		{env, "ingester", "rebuild", "501 rows made anew"},
+		{env, "ingester", "verify", "OK"},
+		{services, "ingester", "retention set --days 900" + tenant, "decision 1"},
+		{services, "ingester", "hold set" + tenant, "decision 2"},
+		{services, "ingester", "retention run --operator olga", "0 rows removed"},
+		{env, "ingester", "retention run --dry-run", "0 rows would be"},
+		{env, "ingester", "retention list", "900"},
+		{env, "ingester", "hold list", "olga"},
+		{env, "ingester", "dlq list", tenantB.String()},
+		{env, "ingester", "dlq replay --force 1", "1 replayed"},
+		{env, "query", "keys create --tenant " + tenantA.String() + " --name cli", "key "},
+		{env, "query", "keys list", "cli"},
 	} {
-		out, err := command(t, env, bin(t, c.program), strings.Fields(c.args)...)
+		out, err := command(t, c.env, bin(t, c.program), strings.Fields(c.args)...)
 		if err != nil || !strings.Contains(out, c.want) || strings.Contains(strings.ToLower(out), "permission") {
 			t.Errorf("%s %s: %v\n%s", c.program, c.args, err, out)
 		}

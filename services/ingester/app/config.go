@@ -23,6 +23,8 @@ const (
 	DefaultReplicas      = 1
 	// DefaultRetention is how long a committed event stays in the stream: from there the table is built anew.
 	DefaultRetention = 14 * 24 * time.Hour
+	// DefaultRetentionEvery is how often what is kept for too long is removed from the table.
+	DefaultRetentionEvery = 24 * time.Hour
 )
 
 // maxPartitions bounds AUDIT_PARTITIONS: each has its own parts in the table.
@@ -62,6 +64,9 @@ type Config struct {
 	// HourlyEvery is how often new events are counted by hours for analysts (AUDIT_HOURLY_INTERVAL).
 	HourlyEvery time.Duration
 
+	// RetentionEvery is how often what is kept for too long is removed from the table (AUDIT_RETENTION_RUN); 0 for never.
+	RetentionEvery time.Duration
+
 	// heartbeat replaces lease.DefaultHeartbeat in tests that wait for a process to count as dead.
 	heartbeat time.Duration
 }
@@ -85,6 +90,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		Memory:         r.Int("AUDIT_MEMORY_BYTES", pipeline.DefaultMemory, 1<<20, 16<<30),
 		Flushers:       r.Int("AUDIT_FLUSHERS", pipeline.DefaultFlushers, 1, 64),
 		TrimEvery:      r.Duration("AUDIT_TRIM_INTERVAL", 10*time.Minute, time.Second, 24*time.Hour),
+		RetentionEvery: r.Duration("AUDIT_RETENTION_RUN", DefaultRetentionEvery, 0, 31*24*time.Hour),
 		HourlyEvery:    r.Duration("AUDIT_HOURLY_INTERVAL", hourly.DefaultEvery, 100*time.Millisecond, 24*time.Hour),
 	}
 	if c.Shard.Of > c.Partitions {

@@ -77,7 +77,8 @@ func (c *commands) root() *cobra.Command {
 	root.SetErr(c.stderr)
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(c.serve(), c.health(), c.dlq(), c.verify(), c.rebuild(), c.recount(), c.ledger(), c.control(), c.backup(), c.restore(), c.version())
+	root.AddCommand(c.serve(), c.health(), c.dlq(), c.verify(), c.rebuild(), c.recount(), c.ledger(), c.control(), c.backup(), c.restore(),
+		c.retention(), c.hold(), c.offboard(), c.version())
 	return root
 }
 

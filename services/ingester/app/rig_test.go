@@ -27,6 +27,7 @@ import (
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/jetstream"
+	"example.com/auditlog/services/ingester/internal/lifecycle"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 	"example.com/auditlog/services/ingester/internal/repair"
 	"example.com/auditlog/services/ingester/internal/verify"
@@ -43,6 +44,7 @@ const (
 
 	envHeartbeat = "TEST_INGESTER_HEARTBEAT"
 	envRepair    = "TEST_INGESTER_REPAIR"
+	envRetention = "TEST_INGESTER_RETENTION"
 )
 
 func TestMain(m *testing.M) {
@@ -68,10 +70,32 @@ func repairUntilStep(ctx context.Context) int {
 	return exitOK
 }
 
+// retentionUntilStep is a run of retention that sends itself SIGKILL at a step.
+func retentionUntilStep(ctx context.Context, step lifecycle.Step) int {
+	c := &commands{getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}
+	if err := c.withLifecycle(ctx, "retention run", func(s lifecycle.System) error {
+		_, err := lifecycle.Run(ctx, s, lifecycle.Options{By: "olga", After: func(at lifecycle.Step) error {
+			if at == step {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {} // a signal to oneself may take a moment
+			}
+			return nil
+		}})
+		return err
+	}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFault
+	}
+	return exitOK
+}
+
 // child is an ingester that sends itself SIGKILL, or SIGSTOP, the first time a batch comes to a step.
 func child() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if step := os.Getenv(envRetention); step != "" {
+		return retentionUntilStep(ctx, lifecycle.Step(step))
+	}
 	if os.Getenv(envRepair) != "" {
 		return repairUntilStep(ctx)
 	}

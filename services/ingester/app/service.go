@@ -30,6 +30,7 @@ import (
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/lease"
 	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/lifecycle"
 	"example.com/auditlog/services/ingester/internal/pipeline"
 	"example.com/auditlog/services/ingester/internal/verify"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
@@ -61,7 +62,8 @@ type Service struct {
 	state     *streamState
 	checker   *verify.Checker
 	hourly    *hourly.Counter
-	setupLog  func(context.Context) (*control.Log, error)
+	setupLog  func(context.Context) error
+	keeper    *lifecycle.Keeper
 	schema    atomic.Pointer[error] // why the schema is not known to be right; to nil once it is
 }
 
@@ -108,9 +110,11 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	if err != nil {
 		return nil, err
 	}
-	s.setupLog = func(ctx context.Context) (*control.Log, error) {
-		return jetstream.SetupControl(ctx, js, shape, s.store, log)
+	s.setupLog = func(ctx context.Context) error {
+		_, err := jetstream.SetupControl(ctx, js, shape, s.store, log)
+		return err
 	}
+	decisions := control.New(js, s.store)
 	s.source = jetstream.NewSource(js, s.reader, shape, log)
 	s.source.Traced = traced
 	heartbeat, ttl := cfg.lease()
@@ -124,9 +128,13 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})
 	s.checker = verify.NewChecker(verify.System{
-		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Partitions: cfg.Partitions, Shard: cfg.Shard,
+		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Control: decisions, Partitions: cfg.Partitions, Shard: cfg.Shard,
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	s.hourly = hourly.New(s.store, s.positions, s.pipe.Driven, cfg.HourlyEvery, deps.Registerer, log)
+	s.keeper = lifecycle.NewKeeper(lifecycle.System{
+		Log: decisions, Table: s.store, Positions: s.positions, Counts: s.hourly, Announcer: lifecycle.NewEvents(s.nc),
+		Partitions: cfg.Partitions, Shard: cfg.Shard, Logger: log,
+	}, "ingester "+instance, cfg.RetentionEvery, s.first, deps.Registerer)
 	return s, nil
 }
 
@@ -261,9 +269,20 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	wg.Go(func() { s.trim(background) })
 	wg.Go(func() { _ = s.checker.Run(background) })
 	wg.Go(func() { s.hourly.Run(background) })
-	err = s.pipe.Run(ctx)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	var lost error
+	wg.Go(func() {
+		if lost = s.keeper.Run(background); lost != nil {
+			stop()
+		}
+	})
+	err = s.pipe.Run(working)
 	cancel()
 	wg.Wait()
+	if lost != nil {
+		err = errors.Join(err, pipeline.Advise(lost))
+	}
 	leave, cancelLeave := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancelLeave()
 	if lerr := s.members.Leave(leave); lerr != nil {
@@ -298,7 +317,7 @@ func (s *Service) migrate(ctx context.Context) error {
 // or removed might have to go again, so nothing is.
 func (s *Service) setupControl(ctx context.Context) error {
 	for {
-		_, err := s.setupLog(ctx)
+		err := s.setupLog(ctx)
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
@@ -311,6 +330,11 @@ func (s *Service) setupControl(ctx context.Context) error {
 		case <-time.After(setupPause):
 		}
 	}
+}
+
+// first says whether this process drives the first partition of its shard: of several, it does what one has to do.
+func (s *Service) first() bool {
+	return slices.Contains(s.pipe.Driven(), s.cfg.Shard.Partitions(s.cfg.Partitions)[0])
 }
 
 // trim removes from the stream what is in the table and old, from time to time. One process does it: the one that drives partition 0.

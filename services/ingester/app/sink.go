@@ -29,12 +29,18 @@ func (s sink) Settle(ctx context.Context, prefix string) error {
 	return translate(s.store.Settle(ctx, prefix))
 }
 
-// ReadBack implements pipeline.Sink.
+// ReadBack implements pipeline.Sink. What was in the table and is removed counts as being there: it is not to be inserted again.
 func (s sink) ReadBack(ctx context.Context, partition int, first, last uint64, minCreated, maxCreated int64) (map[uint64]struct{}, error) {
 	seqs, err := s.store.ReadBack(ctx, partition, first, last, minCreated, maxCreated)
 	if err != nil {
 		return nil, translate(err)
 	}
+	// After the rows: one that is removed in between has its tombstone already.
+	removed, err := s.store.BuriedSequences(ctx, partition, first, last)
+	if err != nil {
+		return nil, translate(err)
+	}
+	seqs = append(seqs, removed...)
 	set := make(map[uint64]struct{}, len(seqs))
 	for _, seq := range seqs {
 		set[seq] = struct{}{}

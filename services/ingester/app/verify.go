@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/rebuild"
 	"example.com/auditlog/services/ingester/internal/verify"
@@ -66,7 +67,7 @@ func (c *commands) runVerify(cmd *cobra.Command, opts verify.Options) (report *v
 // withSystem calls fn with ledger, stream and table, for a command of the name.
 func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.System, *slog.Logger) error) error {
 	return c.withServers(ctx, name, func(cfg Config, js natsjs.JetStream, store *clickhouse.Store, log *slog.Logger) (err error) {
-		system := verify.System{Reader: replay.New(js), Table: store, Partitions: cfg.Partitions, Shard: cfg.Shard}
+		system := verify.System{Reader: replay.New(js), Table: store, Control: control.New(js, store), Partitions: cfg.Partitions, Shard: cfg.Shard}
 		if system.Ledger, err = ledger.Open(ctx, js); err != nil {
 			return err
 		}

@@ -148,21 +148,26 @@ func createDatabase(ctx context.Context, opts *chgo.Options) error {
 	return nil
 }
 
-// LastSequence returns the highest stream sequence that has a row, 0 when there is none or no table yet. It reads a column of the whole table.
+// LastSequence returns the highest stream sequence that has a row or has had one that was removed, 0 when there is none or no table yet. It reads a column of
+// the whole table.
 // The error is classified as that of Insert.
 func (s *Store) LastSequence(ctx context.Context) (last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
-	db, found, err := s.lookFor(ctx, s.table)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = db.Close() }()
-	if !found {
-		return 0, nil
-	}
-	if err := db.QueryRow(ctx, "SELECT max(stream_seq) FROM "+quote(s.opts.Auth.Database)+"."+quote(s.table)).Scan(&last); err != nil {
-		return 0, fmt.Errorf("look for the highest sequence: %w", classify(err))
+	for _, table := range []string{s.table, tombstoneTable} {
+		db, found, err := s.lookFor(ctx, table)
+		if err != nil {
+			return 0, err
+		}
+		var seq uint64
+		if found {
+			err = db.QueryRow(ctx, "SELECT max(stream_seq) FROM "+quote(s.opts.Auth.Database)+"."+quote(table)).Scan(&seq)
+		}
+		_ = db.Close()
+		if err != nil {
+			return 0, fmt.Errorf("look for the highest sequence: %w", classify(err))
+		}
+		last = max(last, seq)
 	}
 	return last, nil
 }

@@ -83,11 +83,13 @@ func (s *Store) ReadBack(ctx context.Context, partition int, first, last uint64,
 	return out, nil
 }
 
-// LastOfPartition returns the highest sequence above after that the partition has in the table, 0 when there is none. The error is classified as that
-// of Insert.
+// LastOfPartition returns the highest sequence above after that the partition has in the table or has had there before it was removed, 0 when there is none.
+// The error is classified as that of Insert.
 func (s *Store) LastOfPartition(ctx context.Context, partition int, after uint64) (last uint64, err error) {
-	err = s.queries.QueryRow(ctx, "SELECT max(stream_seq) FROM "+quote(s.table)+` WHERE partition = ? AND stream_seq > ?
-		SETTINGS select_sequential_consistency = 1`, uint16(partition), after).Scan(&last)
+	const in = " WHERE partition = ? AND stream_seq > ?"
+	p := uint16(partition) //nolint:gosec // the table's own type
+	err = s.queries.QueryRow(ctx, "SELECT max(seq) FROM (SELECT max(stream_seq) AS seq FROM "+quote(s.table)+in+" UNION ALL SELECT max(stream_seq) FROM "+tombstoneTable+in+`)
+		SETTINGS select_sequential_consistency = 1`, p, after, p, after).Scan(&last)
 	if err != nil {
 		return 0, fmt.Errorf("look for the last sequence of partition %d: %w", partition, classify(err))
 	}

@@ -40,6 +40,8 @@ type Count struct {
 	// Min and Max are the lowest and the highest sequence, 0 when there are no rows.
 	Min uint64 `ch:"min_seq"`
 	Max uint64 `ch:"max_seq"`
+	// Removed counts sequences that have a tombstone. While they are being removed some have a row, too.
+	Removed uint64
 }
 
 // Counts returns, for each of firsts (ascending), what the partition has from that sequence up to the next one, and up to last for the last one.
@@ -63,10 +65,24 @@ func (s *Store) Counts(ctx context.Context, partition int, firsts []uint64, last
 	for _, r := range rows {
 		out[at[r.First]] = r.Count
 	}
+	// Tombstones after rows: a row that is removed in between has one already.
+	var removed []struct {
+		First uint64 `ch:"first_seq"`
+		Rows  uint64 `ch:"rows"`
+	}
+	err = s.queries.Select(ctx, &removed, `SELECT roundDown(stream_seq, ?) AS first_seq, uniqExact(stream_seq) AS rows
+		FROM `+tombstoneTable+` WHERE partition = ? AND stream_seq BETWEEN ? AND ? GROUP BY first_seq`,
+		arrayOf(firsts), uint16(partition), firsts[0], last)
+	if err != nil {
+		return nil, fmt.Errorf("count tombstones of partition %d: %w", partition, classify(err))
+	}
+	for _, r := range removed {
+		out[at[r.First]].Removed = r.Rows
+	}
 	return out, nil
 }
 
-// Summary is what the partition has in the table of a range of sequences, each once.
+// Summary is what the partition has, or had before it was removed, in the table of a range of sequences, each once.
 type Summary struct {
 	Rows int
 	// MinCreated and MaxCreated bound created_at, in microseconds since 1970; 0 when there are no rows.
@@ -76,12 +92,19 @@ type Summary struct {
 // Summary sums up the rows of the partition from first to last. The error is classified as that of Insert.
 func (s *Store) Summary(ctx context.Context, partition int, first, last uint64) (out Summary, err error) {
 	var rows uint64
-	err = s.queries.QueryRow(ctx, `SELECT uniqExact(stream_seq), toUnixTimestamp64Micro(min(created_at)), toUnixTimestamp64Micro(max(created_at))
-		FROM `+quote(s.table)+` WHERE partition = ? AND stream_seq BETWEEN ? AND ?`, uint16(partition), first, last).Scan(&rows, &out.MinCreated, &out.MaxCreated)
+	var created [2]*int64
+	const in = " WHERE partition = ? AND stream_seq BETWEEN ? AND ?"
+	p := uint16(partition) //nolint:gosec // the table's own type
+	err = s.queries.QueryRow(ctx, `SELECT uniqExact(stream_seq), toUnixTimestamp64Micro(min(at)), toUnixTimestamp64Micro(max(at)) FROM (
+		SELECT stream_seq, created_at::Nullable(DateTime64(6, 'UTC')) AS at FROM `+quote(s.table)+in+`
+		UNION ALL SELECT stream_seq, NULL FROM `+tombstoneTable+in+")", p, first, last, p, first, last).Scan(&rows, &created[0], &created[1])
 	if err != nil {
 		return Summary{}, fmt.Errorf("sum up rows of partition %d: %w", partition, classify(err))
 	}
 	out.Rows = int(rows) //nolint:gosec // a count of rows
+	if created[0] != nil {
+		out.MinCreated, out.MaxCreated = *created[0], *created[1]
+	}
 	return out, nil
 }
 

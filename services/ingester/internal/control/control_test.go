@@ -284,7 +284,7 @@ func TestCuts(t *testing.T) {
 	if len(marks) != 3 || marks[0] != (control.Mark{Mark: 7, Rows: 1, Cut: 1}) || len(state.Open()) != 3 {
 		t.Errorf("marks %+v, open %d", marks, len(state.Open()))
 	}
-	done := control.Decision{Kind: control.Done, By: "run", Done: &control.Finished{Shard: "1/1", Cuts: []uint64{1, 3}}}
+	done := control.Decision{Kind: control.Done, By: "run", Done: &control.Finished{Shard: "1/1", Cuts: []uint64{1, 3}, Whole: true}}
 	state = take(t, f.Control, done, about(control.HoldSet, other), about(control.HoldSet, tenant), about(control.HoldRelease, other))
 	if open := state.Open(); len(open) != 1 || open[0].Seq != 2 || state.IsOpen(3) || !state.IsOpen(2) {
 		t.Errorf("open: %+v", open)

@@ -44,7 +44,7 @@ const (
 // Decision is one entry of the log. Exactly the part that belongs to its kind is set.
 type Decision struct {
 	Kind Kind `json:"kind"`
-	// ID is unique to the decision, and the id of the audit event that tells of it.
+	// ID is unique to the decision; the ids of the audit events that tell of it are made of it.
 	ID uuid.UUID `json:"id"`
 	// Tenant is whom it is about; nil: all tenants.
 	Tenant *uuid.UUID `json:"tenant_id,omitempty"`
@@ -111,6 +111,10 @@ type Finished struct {
 	Shard string `json:"shard"`
 	// Cuts are the sequences of cuts in the log; empty when a run found nothing to remove.
 	Cuts []uint64 `json:"cuts,omitempty"`
+	// Purged are the partitions whose removed rows are not on the disk any more.
+	Purged []int `json:"purged,omitempty"`
+	// Whole says that it was a run over all tenants of the shard.
+	Whole bool `json:"whole"`
 }
 
 // Record is a decision as it stands in the log.

@@ -149,6 +149,13 @@ func (l *Log) load(ctx context.Context) (*State, error) {
 	return l.state, nil
 }
 
+// Made is when the stream was made that Load has read; zero before.
+func (l *Log) Made() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.made
+}
+
 // read returns the decisions after the newest one that is known, up to a sequence.
 func (l *Log) read(ctx context.Context, last uint64) ([]Record, error) {
 	if last == l.state.Seq {

@@ -35,7 +35,8 @@ type State struct {
 	covering   map[uuid.UUID]*covering
 	marks      []Mark
 	open       []Record          // cuts that are not done
-	runs       map[string]Record // newest Done of each shard
+	runs       map[string]Record // newest Done of each shard, of a run over all of its tenants
+	purged     map[int]time.Time
 }
 
 // Mark is what a cut has left in the table of tombstones.
@@ -54,7 +55,7 @@ type covering struct {
 func newState() *State {
 	return &State{
 		all: map[string]Record{}, own: map[uuid.UUID]map[string]Record{}, holds: map[uuid.UUID]Record{}, offboarded: map[uuid.UUID]Record{},
-		erased: map[uuid.UUID][]Record{}, covering: map[uuid.UUID]*covering{}, runs: map[string]Record{},
+		erased: map[uuid.UUID][]Record{}, covering: map[uuid.UUID]*covering{}, runs: map[string]Record{}, purged: map[int]time.Time{},
 	}
 }
 
@@ -66,7 +67,7 @@ func (s *State) with(records []Record) *State {
 	next := &State{
 		Seq: s.Seq, Hash: s.Hash, decided: slices.Clip(s.decided), marks: slices.Clip(s.marks), open: slices.Clone(s.open),
 		all: maps.Clone(s.all), own: maps.Clone(s.own), holds: maps.Clone(s.holds), offboarded: maps.Clone(s.offboarded),
-		erased: maps.Clone(s.erased), covering: maps.Clone(s.covering), runs: maps.Clone(s.runs),
+		erased: maps.Clone(s.erased), covering: maps.Clone(s.covering), runs: maps.Clone(s.runs), purged: maps.Clone(s.purged),
 	}
 	for _, r := range records {
 		next.apply(r)
@@ -96,7 +97,12 @@ func (s *State) apply(r Record) {
 		s.open = append(s.open, r)
 	case Done:
 		s.open = slices.DeleteFunc(s.open, func(cut Record) bool { return slices.Contains(r.Done.Cuts, cut.Seq) })
-		s.runs[r.Done.Shard] = r
+		for _, p := range r.Done.Purged {
+			s.purged[p] = r.At
+		}
+		if r.Done.Whole {
+			s.runs[r.Done.Shard] = r
+		}
 	}
 }
 
@@ -199,7 +205,10 @@ func (s *State) Offboarded(tenant uuid.UUID) (r Record, left bool) {
 // Erasures returns the erasures of a tenant, oldest first.
 func (s *State) Erasures(tenant uuid.UUID) []Record { return s.erased[tenant] }
 
-// LastRun is the newest word of a run over a shard that came to its end; Seq is 0 when there is none.
+// Purged is when the removed rows of a partition were last made to leave the disk; zero for never.
+func (s *State) Purged(partition int) time.Time { return s.purged[partition] }
+
+// LastRun is the newest word of a run over all tenants of a shard that came to its end; Seq is 0 when there is none.
 func (s *State) LastRun(shard string) Record { return s.runs[shard] }
 
 // Decided returns what people decided after a sequence, oldest first: everything but cuts and what was done.

@@ -276,6 +276,29 @@ func (c *Counter) Recount(ctx context.Context, tenant *uuid.UUID) (changed uint6
 	return changed, nil
 }
 
+// RecountDays counts the days from one time to another, both included, anew, and deletes what is empty at once: for who has just removed events. Only days that
+// have events or counts are looked at; of these tenants, or of all when tenants is nil.
+func (c *Counter) RecountDays(ctx context.Context, p int, from, to time.Time, tenants []uuid.UUID) error {
+	var only *uuid.UUID
+	if len(tenants) == 1 {
+		only = &tenants[0]
+	}
+	days, err := c.table.CountedDays(ctx, p, only)
+	if err != nil {
+		return err
+	}
+	first := from.Truncate(24 * time.Hour)
+	for _, d := range days {
+		if d.Before(first) || d.After(to) {
+			continue
+		}
+		if _, err := c.day(ctx, p, d, tenants, 0); err != nil {
+			return fmt.Errorf("day %s: %w", d.Format(time.DateOnly), err)
+		}
+	}
+	return nil
+}
+
 // runs joins hours that follow each other, up to maxRun.
 func runs(hours []clickhouse.Hours) (out []clickhouse.Hours) {
 	seen := map[uuid.UUID]bool{}

@@ -66,7 +66,7 @@ func (b *builder) isCommitted(ctx context.Context, last ledger.Record) (bool, er
 		return false, err
 	}
 	// Batches before the last one are committed: a driver has one batch in flight.
-	return counts[0].Distinct == uint64(last.Rows), nil
+	return counts[0].Distinct+counts[0].Removed >= uint64(last.Rows), nil
 }
 
 // partition fills the new table with everything of the partition up to its border.
@@ -163,7 +163,7 @@ func (w *writer) batches(ctx context.Context, entries []ledger.Record) error {
 		}
 		tenant, ev, ok := w.judge.Row(&m)
 		sum.Add(&m, ok)
-		if !ok || !w.wants(m.Seq, tenant) {
+		if !ok || !w.wants(m.Seq, tenant) || w.state.Covered(tenant, string(ev.Action), ev.CreatedAt, m.Seq) > 0 {
 			return nil
 		}
 		return w.add(ctx, tenant, &m, ev)

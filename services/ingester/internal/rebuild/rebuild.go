@@ -1,7 +1,8 @@
 // Package rebuild makes the event table anew from the stream, beside the live one and while ingest goes on, and swaps the two.
 //
 // What is made anew are the rows of messages that the stream still holds, from a given sequence on and of a given tenant if so wanted. Every other row is
-// copied from the live table: what the stream has trimmed is never lost. Rows that come from no message go.
+// copied from the live table: what the stream has trimmed is never lost. Rows that come from no message go, and what a decision of the control log has
+// removed does not come back.
 //
 // The order of things is what makes it safe:
 //
@@ -29,6 +30,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
 )
@@ -92,6 +94,7 @@ type builder struct {
 	streamFirst uint64
 	report      Report
 	mark        mark
+	state       *control.State // what was removed does not come back
 }
 
 // Run rebuilds. It may run beside any number of ingesters, and alone when all batches of the ledger are in the table. Nothing is changed when it fails
@@ -103,7 +106,12 @@ func Run(ctx context.Context, s verify.System, opts Options, log *slog.Logger) (
 	b := &builder{System: s, opts: opts, log: log, run: rand.Text()[:8]}
 	b.mark = mark{Rebuild: b.run, Borders: make(map[int]uint64, s.Partitions)}
 	start := time.Now()
-	err := b.rebuild(ctx)
+	held, release, err := s.Table.LockRemoval(ctx) // what is removed from one table meanwhile would come back with the other
+	if err != nil {
+		return b.report, fmt.Errorf("rebuild: %w", err)
+	}
+	defer release()
+	err = b.rebuild(held)
 	b.report.Took = time.Since(start)
 	if err != nil {
 		return b.report, fmt.Errorf("rebuild: %w", err)
@@ -188,6 +196,9 @@ func (b *builder) begin(ctx context.Context) (err error) {
 		} else if err != nil {
 			return err
 		}
+	}
+	if b.state, err = b.Control.Load(ctx); err != nil {
+		return err
 	}
 	if b.streamFirst, _, err = b.Reader.Bounds(ctx); err != nil {
 		return err

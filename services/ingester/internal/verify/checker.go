@@ -75,7 +75,7 @@ func NewChecker(s System, partitions func() []int, opts CheckerOptions, reg prom
 	if c.batches == 0 {
 		c.batches = DefaultRoundBatches
 	}
-	for _, k := range []Kind{Missing, Duplicate, Differing, Surplus, Skipped, Undelivered, Chain, Changed} {
+	for _, k := range []Kind{Missing, Duplicate, Differing, Surplus, Skipped, Undelivered, Chain, Changed, Tombstones} {
 		c.findings.WithLabelValues(string(k))
 	}
 	reg.MustRegister(c.checked, c.findings, c.folded, c.lastOK, c.failures)
@@ -142,7 +142,11 @@ func none(p int) ledger.Record { return ledger.Record{Entry: ledger.Entry{Partit
 
 // partition checks the committed entries after s.newest, and n after s.round, which starts again when it has come to the newest one.
 func (c *Checker) partition(ctx context.Context, p int, s *checkState, n int, report *Report) error {
-	v := &verifier{System: c.system, report: report}
+	state, err := c.system.Control.Load(ctx)
+	if err != nil {
+		return err
+	}
+	v := &verifier{System: c.system, state: state, report: report}
 	at, err := v.progress(ctx, p)
 	if err != nil || at.committed == 0 {
 		return err

@@ -21,11 +21,14 @@ type comparison struct {
 	partition int
 	rows      map[uint64]*clickhouse.Row // those no message was seen of yet
 	absent    []absentRow
+	// removed are sequences with a tombstone and without a row, of messages that the stream does not hold any more.
+	removed map[uint64]struct{}
 }
 
 // absentRow is an event without a row of its own: folded into an older copy, or missing.
 type absentRow struct {
 	clickhouse.Key
+	action     string
 	seq, batch uint64
 	pending    bool
 }
@@ -48,6 +51,26 @@ func (v *verifier) newComparison(ctx context.Context, p int, tenant *uuid.UUID, 
 	return c, nil
 }
 
+// lookForRemoved reads the tombstones of a range of sequences that the stream does not hold any more: of those it holds each message says itself whether it
+// was removed. It comes after the rows: one that is removed in between has a tombstone already.
+func (c *comparison) lookForRemoved(ctx context.Context, from, to uint64) error {
+	if from > to {
+		return nil
+	}
+	seqs, err := c.Table.BuriedSequences(ctx, c.partition, from, to)
+	if err != nil {
+		return err
+	}
+	c.removed = make(map[uint64]struct{}, len(seqs))
+	for _, seq := range seqs {
+		if _, there := c.rows[seq]; !there {
+			c.removed[seq] = struct{}{}
+		}
+	}
+	c.report.Removed += uint64(len(c.removed))
+	return nil
+}
+
 func (c *comparison) rowFinding(k Kind, r *clickhouse.Row, detail string) Finding {
 	return Finding{Kind: k, Partition: c.partition, Seq: r.StreamSeq, Tenant: r.TenantID.String(), ID: r.ID.String(), Detail: detail}
 }
@@ -62,9 +85,19 @@ func (c *comparison) message(m *replay.Message, batch uint64, pending bool) (eve
 		return false
 	}
 	r, there := c.rows[m.Seq]
+	cut := c.state.Covered(tenant, string(ev.Action), ev.CreatedAt, m.Seq)
+	if !there && cut > 0 {
+		c.report.Removed++
+		return true
+	}
+	if there && cut > 0 && !c.state.IsOpen(cut) {
+		f := c.rowFinding(Surplus, r, fmt.Sprintf("the row was removed by decision %d and is there again", cut))
+		f.Batch = batch
+		c.report.add(f)
+	}
 	if !there {
 		key := clickhouse.Key{Tenant: tenant, ID: ev.ID, CreatedAt: ev.CreatedAt}
-		c.absent = append(c.absent, absentRow{Key: key, seq: m.Seq, batch: batch, pending: pending})
+		c.absent = append(c.absent, absentRow{Key: key, action: string(ev.Action), seq: m.Seq, batch: batch, pending: pending})
 		return true
 	}
 	delete(c.rows, m.Seq)
@@ -107,9 +140,16 @@ func (c *comparison) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What was cut since we began is not missing either.
+	now, err := c.Control.Load(ctx)
+	if err != nil {
+		return err
+	}
 	for _, a := range c.absent {
 		first, ok := firsts[a.Key]
 		switch {
+		case now.Covered(a.Tenant, a.action, a.CreatedAt, a.seq) > 0:
+			c.report.Removed++
 		case ok && first < a.seq:
 			c.report.Folded++
 		case a.pending:
@@ -183,6 +223,11 @@ func (c *comparison) trimmed(e ledger.Record, known int, streamFirst uint64) (sh
 			there++
 		}
 	}
+	for seq := range c.removed {
+		if seq >= e.FirstSeq && seq <= e.LastSeq && seq < streamFirst {
+			there++
+		}
+	}
 	want := e.Rows - known
 	if there > want {
 		c.report.addMany(Finding{Kind: Surplus, Partition: c.partition, Batch: e.Batch,
@@ -204,6 +249,12 @@ func (v *verifier) settleTrimmed(ctx context.Context, p int, all []shortfall) er
 			}
 			older += n
 		}
+		// An older copy may have been removed since.
+		n, err := v.Table.CountBuried(ctx, p, s.entry.LastSeq)
+		if err != nil {
+			return err
+		}
+		older += n
 		if older >= s.rows {
 			v.report.Unproven += s.rows
 			continue

@@ -29,6 +29,8 @@ const (
 	Undelivered Kind = "undelivered"
 	// Chain: the ledger's entries do not follow each other, or one cannot be read.
 	Chain Kind = "chain"
+	// Tombstones: what is said to have been removed is not what was decided to be.
+	Tombstones Kind = "tombstones"
 	// Changed: the stream's messages are not those the ledger was written for.
 	Changed Kind = "changed"
 )
@@ -60,6 +62,10 @@ type Report struct {
 	DeadLetters uint64 `json:"dead_letters"`
 	// Folded counts messages that are not in the table because an older copy of the same event is, as far as they were looked for.
 	Folded uint64 `json:"folded"`
+	// Removed counts messages that are not in the table because they were removed by a decision of the control log, as far as they were looked for;
+	// Tombstones counts what all decisions removed.
+	Removed    uint64 `json:"removed"`
+	Tombstones uint64 `json:"tombstones"`
 	// Unproven counts rows that are fewer than the ledger says, of messages the stream does not hold any more, where enough older rows
 	// of the same time are there to be their first copies.
 	Unproven uint64 `json:"unproven"`
@@ -131,6 +137,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		n    uint64
 		text string
 	}{
+		{r.Tombstones, "rows were removed by decisions of the control log"},
 		{r.Pending, "rows were still being inserted"},
 		{r.Waiting, "messages wait to be ingested"},
 		{r.Trimmed, "batches are checked by count alone: the stream does not hold their messages any more"},

@@ -15,6 +15,7 @@ import (
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/pkg/service/shard"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
 )
@@ -36,6 +37,8 @@ type System struct {
 	Positions *ledger.Positions
 	Reader    *replay.Reader
 	Table     *clickhouse.Store
+	// Control says what was removed from the table.
+	Control *control.Log
 	// Partitions is how many the stream has.
 	Partitions int
 	// Shard is which of them Table has.
@@ -65,7 +68,11 @@ type Options struct {
 // Run verifies everything, or one tenant. It may run beside live ingest: what is being inserted meanwhile is counted as pending. The error says why it
 // could not be done; what was found is in the report, which is nil then.
 func Run(ctx context.Context, s System, opts Options) (*Report, error) {
-	v := &verifier{System: s, report: &Report{Deep: opts.Deep}, deep: opts.Deep}
+	state, err := s.Control.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	v := &verifier{System: s, state: state, report: &Report{Deep: opts.Deep}, deep: opts.Deep}
 	if opts.Tenant != nil {
 		v.report.Tenant = opts.Tenant.String()
 		if err := v.tenant(ctx, *opts.Tenant); err != nil {
@@ -77,6 +84,9 @@ func Run(ctx context.Context, s System, opts Options) (*Report, error) {
 		if err := v.partition(ctx, p); err != nil {
 			return nil, fmt.Errorf("verify partition %d: %w", p, err)
 		}
+		if err := v.tombstones(ctx, p); err != nil {
+			return nil, fmt.Errorf("verify removals of partition %d: %w", p, err)
+		}
 	}
 	if err := v.foreignPartitions(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -87,6 +97,7 @@ func Run(ctx context.Context, s System, opts Options) (*Report, error) {
 // verifier is one run.
 type verifier struct {
 	System
+	state  *control.State // before anything was looked at
 	report *Report
 	deep   bool
 	judge  replay.Judge

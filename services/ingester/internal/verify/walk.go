@@ -92,6 +92,7 @@ func (w *walk) count(ctx context.Context, to uint64) error {
 			w.report.Batches++
 			w.report.Messages += uint64(r.Messages)
 			w.report.Rows += counts[i].Distinct
+			w.report.Removed += counts[i].Removed
 			w.report.DeadLetters += uint64(r.Rejected)
 			continue
 		}
@@ -102,10 +103,9 @@ func (w *walk) count(ctx context.Context, to uint64) error {
 	return nil
 }
 
-// asCounted says whether the table has of the batch what the ledger says.
+// asCounted says whether the table has of the batch what the ledger says, but for what was removed.
 func asCounted(r ledger.Record, c clickhouse.Count) bool {
-	rows := uint64(r.Rows)
-	return c.Rows == rows && c.Distinct == rows && c.Max <= r.LastSeq && (rows == 0 || c.Min >= r.FirstSeq)
+	return c.Rows == c.Distinct && c.Rows+c.Removed == uint64(r.Rows) && c.Max <= r.LastSeq && (c.Rows == 0 || c.Min >= r.FirstSeq)
 }
 
 // inspect reads the messages of entries again, from the sequence after the entry before to a sequence before the entry after, and compares hashes and
@@ -117,6 +117,9 @@ func (v *verifier) inspect(ctx context.Context, p int, from, to uint64, entries 
 	}
 	c, err := v.newComparison(ctx, p, nil, from, to)
 	if err != nil {
+		return err
+	}
+	if err := c.lookForRemoved(ctx, from, min(to, streamFirst-1)); err != nil {
 		return err
 	}
 	i := 0

@@ -21,7 +21,6 @@ import (
 	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
-	"example.com/auditlog/services/ingester/internal/control"
 	natsside "example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
@@ -43,8 +42,6 @@ var databases atomic.Int32
 type Fixture struct {
 	verify.System
 	JS jetstream.JetStream
-	// Control is the log of decisions, its stream made.
-	Control *control.Log
 	// DSN is of the database.
 	DSN string
 	// Batch is how many messages Ingest puts into a batch: few, unless a test changes it.

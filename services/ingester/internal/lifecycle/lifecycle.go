@@ -1,0 +1,548 @@
+// Package lifecycle removes from the event table what the decisions of the control log say is to go. docs/design/007-lifecycle.md says why this way.
+//
+// The order of things is what makes it safe:
+//
+//  1. Tombstones are written for the rows of a tenant that are covered, and counted.
+//  2. The cut, with that count, is appended to the control log, if nothing was decided since it was looked whether the tenant is on hold.
+//  3. The rows are removed, and the hourly counts follow.
+//  4. The log is told that the cut is done.
+//
+// A run that dies before 2 leaves tombstones that no cut speaks of, beside their rows; the next run deletes them. One that dies after it leaves a cut that is
+// open; the next run goes on at 3, whatever was decided meanwhile.
+package lifecycle
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/pkg/service/shard"
+	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/control"
+	"example.com/auditlog/services/ingester/internal/ledger"
+)
+
+const (
+	// maxTries bounds how often a cut is tried that other decisions come before.
+	maxTries = 100
+	// maxDone bounds the cuts that one decision says are done.
+	maxDone = 1000
+	// purgeAge is how long rows that are removed may still lie on the disk, in parts that others share with them.
+	purgeAge = 7 * 24 * time.Hour
+)
+
+// ErrRebuild is returned when the event table is being built anew: rows that are removed from the old one would come back with the new one.
+var ErrRebuild = errors.New("a rebuild of the event table is under way or was interrupted: let it end, or clear it with `ingester rebuild --abort`")
+
+// Positions says up to which sequence a partition's events are in the table.
+type Positions interface {
+	Get(ctx context.Context, partition int) (ledger.Position, error)
+}
+
+// Counts are the hourly counts, which are to follow.
+type Counts interface {
+	// Recount counts the days from one time to another, both included, anew; of these tenants, or of all when it is nil.
+	RecountDays(ctx context.Context, partition int, from, to time.Time, tenants []uuid.UUID) error
+}
+
+// Announcer publishes decisions as audit events. What was published before may be published again.
+type Announcer interface {
+	Announce(ctx context.Context, r control.Record, tenants []uuid.UUID) error
+}
+
+// System is what a run works with.
+type System struct {
+	Log       *control.Log
+	Table     *clickhouse.Store
+	Positions Positions
+	Counts    Counts
+	Announcer Announcer
+	// Partitions is how many the stream has, Shard which of them Table has.
+	Partitions int
+	Shard      shard.Shard
+	Logger     *slog.Logger
+}
+
+// Options says what to do.
+type Options struct {
+	// By is who does it, Reason why.
+	By, Reason string
+	// Tenant narrows it to one tenant; nil: all.
+	Tenant *uuid.UUID
+	// Purge makes the rows leave the disk at once, too, instead of within purgeAge.
+	Purge bool
+	// Now is the time that retention counts back from; zero: the time of the run.
+	Now time.Time
+	// After, when set, is called after each step, by tests. An error ends the run as a crash would.
+	After func(Step) error
+}
+
+// Step is what a run has come to.
+type Step string
+
+// The steps.
+const (
+	// Looked: the state was read and is about to be decided on.
+	Looked Step = "looked"
+	// Buried: the tombstones of a tenant are written.
+	Buried Step = "buried"
+	// Cut: the cut is in the log.
+	Cut Step = "cut"
+	// Removed: the rows are gone.
+	Removed Step = "removed"
+)
+
+// Line is what went, or would go, of one tenant under one rule.
+type Line struct {
+	Tenant uuid.UUID `json:"tenant_id"`
+	// Prefix is the rule's; empty for that of every action.
+	Prefix string `json:"action_prefix"`
+	Rows   uint64 `json:"rows"`
+	// Oldest and Newest bound created_at of the rows.
+	Oldest time.Time `json:"oldest"`
+	Newest time.Time `json:"newest"`
+	// Held says that the tenant is on hold, so that they stay.
+	Held bool `json:"held"`
+}
+
+// Report is the outcome of a run.
+type Report struct {
+	// Lines are in the order of tenants and prefixes. They count copies of an event, as the table has them.
+	Lines []Line `json:"lines"`
+	// Finished is how many cuts of an earlier run were still to be done, Rows how many rows were removed by the cuts of this one.
+	Finished int    `json:"finished"`
+	Rows     uint64 `json:"rows"`
+	Cuts     int    `json:"cuts"`
+}
+
+// run is one run.
+type run struct {
+	System
+	opts   Options
+	report Report
+	done   []control.Record // cuts whose rows are gone
+	purged []int            // partitions
+}
+
+// Plan says what a run would remove now. It changes nothing.
+func Plan(ctx context.Context, s System, opts Options) (Report, error) {
+	r := newRun(s, opts)
+	state, err := s.Log.Load(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	for _, p := range r.partitions() {
+		through, err := r.through(ctx, p)
+		if err != nil {
+			return Report{}, err
+		}
+		lines, err := r.look(ctx, state, p, through)
+		if err != nil {
+			return Report{}, err
+		}
+		r.report.Lines = append(r.report.Lines, lines...)
+	}
+	r.sortLines()
+	return r.report, nil
+}
+
+// Run removes what is to go now. It waits until no other run and no rebuild is under way. It can be done over after a failure.
+func Run(ctx context.Context, s System, opts Options) (Report, error) {
+	r := newRun(s, opts)
+	held, release, err := s.Table.LockRemoval(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	defer release()
+	if err := r.run(held); err != nil {
+		if cause := context.Cause(held); cause != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return r.report, fmt.Errorf("remove events: %w", err)
+	}
+	return r.report, nil
+}
+
+func newRun(s System, opts Options) *run {
+	if opts.Now.IsZero() {
+		opts.Now = time.Now()
+	}
+	return &run{System: s, opts: opts, report: Report{Lines: []Line{}}}
+}
+
+// partitions are those that it is about.
+func (r *run) partitions() []int {
+	all := r.Shard.Partitions(r.Partitions)
+	if r.opts.Tenant == nil {
+		return all
+	}
+	return slices.DeleteFunc(all, func(p int) bool { return p != events.Partition(*r.opts.Tenant, r.Partitions) })
+}
+
+func (r *run) run(ctx context.Context) error {
+	beside, err := r.Table.Beside(ctx)
+	if err != nil {
+		return err
+	}
+	if beside != (clickhouse.Beside{}) {
+		return ErrRebuild
+	}
+	before, err := r.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.finish(ctx, before); err != nil {
+		return err
+	}
+	for _, p := range r.partitions() {
+		if err := r.partition(ctx, p); err != nil {
+			return fmt.Errorf("partition %d: %w", p, err)
+		}
+	}
+	r.sortLines()
+	if err := r.announce(ctx, before); err != nil {
+		return err
+	}
+	return r.note(ctx)
+}
+
+// finish removes what earlier runs have cut and not removed, and the tombstones of those that died before they cut.
+func (r *run) finish(ctx context.Context, state *control.State) error {
+	for _, p := range r.partitions() {
+		var open []control.Record
+		for _, c := range state.Open() {
+			if c.Cut.Partition == p {
+				open = append(open, c)
+			}
+		}
+		if err := r.remove(ctx, p, open); err != nil {
+			return fmt.Errorf("finish cuts of partition %d: %w", p, err)
+		}
+		r.report.Finished += len(open)
+		buried, err := r.Table.Buried(ctx, p)
+		if err != nil {
+			return err
+		}
+		for _, b := range buried {
+			if slices.ContainsFunc(state.Marks(), func(m control.Mark) bool { return m.Mark == b.Mark }) {
+				continue
+			}
+			// Only where their rows are: else they are no remains of a run, and verify has something to say about them.
+			lost, err := r.Table.Orphans(ctx, p, b.Mark)
+			if err != nil || lost > 0 {
+				return err
+			}
+			if err := r.Table.Unbury(ctx, p, b.Mark); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// through is the highest sequence of the partition that is known to be in the table. What is being inserted is not touched.
+func (r *run) through(ctx context.Context, p int) (uint64, error) {
+	pos, err := r.Positions.Get(ctx, p)
+	return pos.LastSeq, err
+}
+
+// look says what of a partition is to go.
+func (r *run) look(ctx context.Context, state *control.State, p int, through uint64) (lines []Line, err error) {
+	if through == 0 {
+		return nil, nil
+	}
+	general := clickhouse.Coverage{Partition: p, Through: through, Bounds: state.Bounds(nil, r.opts.Now)}
+	own := state.OwnTenants()
+	if r.opts.Tenant != nil {
+		general.Tenants = []uuid.UUID{*r.opts.Tenant}
+		own = slices.DeleteFunc(own, func(t uuid.UUID) bool { return t != *r.opts.Tenant })
+	}
+	all, err := r.Table.Removable(ctx, general)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(m clickhouse.Removable) bool { return state.Own(m.Tenant) })
+	for _, t := range own {
+		if events.Partition(t, r.Partitions) != p {
+			continue
+		}
+		of, err := r.Table.Removable(ctx, clickhouse.Coverage{Partition: p, Through: through, Bounds: state.Bounds(&t, r.opts.Now), Tenants: []uuid.UUID{t}})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, of...)
+	}
+	return linesOf(state, all), nil
+}
+
+func linesOf(state *control.State, rows []clickhouse.Removable) (lines []Line) {
+	for _, m := range rows {
+		_, held := state.Held(m.Tenant)
+		lines = append(lines, Line{Tenant: m.Tenant, Prefix: m.Prefix, Rows: m.Rows, Held: held,
+			Oldest: time.UnixMicro(m.MinCreated).UTC(), Newest: time.UnixMicro(m.MaxCreated).UTC()})
+	}
+	return lines
+}
+
+// partition cuts and removes what is to go of a partition.
+func (r *run) partition(ctx context.Context, p int) error {
+	through, err := r.through(ctx, p)
+	if err != nil {
+		return err
+	}
+	state, err := r.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	lines, err := r.look(ctx, state, p, through)
+	if err != nil {
+		return err
+	}
+	r.report.Lines = append(r.report.Lines, lines...)
+	var cuts []control.Record
+	for _, of := range byTenant(lines) {
+		c, err := r.cut(ctx, p, through, of)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			cuts = append(cuts, *c)
+			r.report.Cuts++
+			r.report.Rows += c.Cut.Rows
+		}
+	}
+	if err := r.remove(ctx, p, cuts); err != nil {
+		return err
+	}
+	if r.opts.Purge || r.opts.Now.Sub(state.Purged(p)) >= purgeAge {
+		r.purged = append(r.purged, p)
+		return r.Table.Purge(ctx, p)
+	}
+	return nil
+}
+
+// byTenant joins the lines of each tenant.
+func byTenant(lines []Line) (out [][]Line) {
+	sortLines(lines)
+	for _, l := range lines {
+		if n := len(out); n > 0 && out[n-1][0].Tenant == l.Tenant {
+			out[n-1] = append(out[n-1], l)
+			continue
+		}
+		out = append(out, []Line{l})
+	}
+	return out
+}
+
+// cut decides on the removal of what a tenant has, on the ground of what is in force in that very moment. It returns nil when there is nothing to decide.
+func (r *run) cut(ctx context.Context, p int, through uint64, lines []Line) (*control.Record, error) {
+	tenant := lines[0].Tenant
+	oldest, newest := lines[0].Oldest, lines[0].Newest
+	for _, l := range lines {
+		oldest, newest = earlier(oldest, l.Oldest), later(newest, l.Newest)
+	}
+	for range maxTries {
+		state, err := r.Log.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if _, held := state.Held(tenant); held {
+			return nil, nil
+		}
+		if err := r.after(Looked); err != nil {
+			return nil, err
+		}
+		mark := newMark()
+		bounds := state.Bounds(&tenant, r.opts.Now)
+		n, err := r.Table.Bury(ctx, clickhouse.Coverage{Partition: p, Bounds: bounds, Through: through, Tenants: []uuid.UUID{tenant}}, mark)
+		if err != nil || n == 0 {
+			return nil, err
+		}
+		if err := r.after(Buried); err != nil {
+			return nil, err
+		}
+		rec, err := r.Log.Append(ctx, state, control.Decision{
+			Kind: control.Removal, Tenant: &tenant, By: r.opts.By, Reason: r.opts.Reason,
+			Cut: &control.Cut{Partition: p, Mark: mark, Bounds: bounds, Through: through, Rows: n, MinCreated: oldest.UnixMicro(), MaxCreated: newest.UnixMicro()},
+		})
+		switch {
+		case err == nil:
+			return &rec, r.after(Cut)
+		case !errors.Is(err, control.ErrMoved):
+			return nil, err // what is buried lies beside its rows; the next run sees to it
+		}
+		if err := r.Table.Unbury(ctx, p, mark); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("cut rows of tenant %s: %w, %d times", tenant, control.ErrMoved, maxTries)
+}
+
+// remove removes the rows of cuts of a partition, and lets the hourly counts follow.
+func (r *run) remove(ctx context.Context, p int, cuts []control.Record) error {
+	for _, g := range groups(p, cuts) {
+		if err := r.Table.Remove(ctx, g.coverage); err != nil {
+			return err
+		}
+		if err := r.Counts.RecountDays(ctx, p, time.UnixMicro(g.min).UTC(), time.UnixMicro(g.max).UTC(), g.coverage.Tenants); err != nil {
+			return err
+		}
+	}
+	r.done = append(r.done, cuts...)
+	if len(cuts) == 0 {
+		return nil
+	}
+	return r.after(Removed)
+}
+
+// group is cuts that one statement removes the rows of.
+type group struct {
+	coverage clickhouse.Coverage
+	min, max int64
+}
+
+// groups joins cuts with the same bounds.
+func groups(p int, cuts []control.Record) (out []group) {
+	at := map[string]int{}
+	for _, c := range cuts {
+		key := fmt.Sprint(c.Cut.Bounds, c.Cut.Through)
+		i, there := at[key]
+		if !there || len(out[i].coverage.Tenants) == clickhouse.MaxCutTenants {
+			i = len(out)
+			at[key] = i
+			out = append(out, group{min: c.Cut.MinCreated, max: c.Cut.MaxCreated,
+				coverage: clickhouse.Coverage{Partition: p, Bounds: c.Cut.Bounds, Through: c.Cut.Through}})
+		}
+		g := &out[i]
+		g.coverage.Tenants = append(g.coverage.Tenants, *c.Tenant)
+		g.min, g.max = min(g.min, c.Cut.MinCreated), max(g.max, c.Cut.MaxCreated)
+	}
+	return out
+}
+
+// announce publishes what was decided since the last run, and the cuts that are done now.
+func (r *run) announce(ctx context.Context, before *control.State) error {
+	for _, d := range before.Decided(before.LastRun(r.Shard.String()).Seq) {
+		if err := Announce(ctx, r.System, d); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.done {
+		if err := Announce(ctx, r.System, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Announce publishes a decision in the logs of those it is about: one tenant, or every tenant of the table. The log of a tenant that has left gets nothing
+// more.
+func Announce(ctx context.Context, s System, d control.Record) error {
+	state, err := s.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	var tenants []uuid.UUID
+	if d.Tenant != nil {
+		tenants = append(tenants, *d.Tenant)
+	} else {
+		for _, p := range s.Shard.Partitions(s.Partitions) {
+			of, err := s.Table.Tenants(ctx, p)
+			if err != nil {
+				return err
+			}
+			tenants = append(tenants, of...)
+		}
+	}
+	tenants = slices.DeleteFunc(tenants, func(t uuid.UUID) bool {
+		_, left := state.Offboarded(t)
+		return left || t == uuid.Nil // which no event can be published for
+	})
+	return s.Announcer.Announce(ctx, d, tenants)
+}
+
+// note tells the log which cuts are done, and that there was a run.
+func (r *run) note(ctx context.Context) error {
+	seqs := []uint64{}
+	for _, c := range r.done {
+		seqs = append(seqs, c.Seq)
+	}
+	for {
+		n := min(len(seqs), maxDone)
+		done := &control.Finished{Shard: r.Shard.String(), Cuts: seqs[:n], Purged: r.purged, Whole: r.opts.Tenant == nil}
+		if _, err := Decide(ctx, r.Log, func(*control.State) (control.Decision, error) {
+			return control.Decision{Kind: control.Done, By: r.opts.By, Done: done}, nil
+		}); err != nil {
+			return err
+		}
+		if seqs = seqs[n:]; len(seqs) == 0 {
+			return nil
+		}
+	}
+}
+
+// Decide appends the decision that choose makes of what is in force, and asks it anew as long as others are faster.
+func Decide(ctx context.Context, l *control.Log, choose func(*control.State) (control.Decision, error)) (control.Record, error) {
+	for range maxTries {
+		state, err := l.Load(ctx)
+		if err != nil {
+			return control.Record{}, err
+		}
+		d, err := choose(state)
+		if err != nil {
+			return control.Record{}, err
+		}
+		r, err := l.Append(ctx, state, d)
+		if !errors.Is(err, control.ErrMoved) {
+			return r, err
+		}
+	}
+	return control.Record{}, fmt.Errorf("decide: %w, %d times", control.ErrMoved, maxTries)
+}
+
+func (r *run) after(s Step) error {
+	if r.opts.After == nil {
+		return nil
+	}
+	return r.opts.After(s)
+}
+
+func (r *run) sortLines() { sortLines(r.report.Lines) }
+
+func sortLines(lines []Line) {
+	slices.SortFunc(lines, func(a, b Line) int {
+		if c := slices.Compare(a.Tenant[:], b.Tenant[:]); c != 0 {
+			return c
+		}
+		return slices.Compare([]byte(a.Prefix), []byte(b.Prefix))
+	})
+}
+
+// newMark is unique to a cut.
+func newMark() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint64(b[:])
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
