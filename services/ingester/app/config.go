@@ -42,7 +42,7 @@ type Config struct {
 	LogLevel slog.Level
 	// Telemetry says where traces go (OTEL_*).
 	Telemetry telemetry.Config
-	// Partitions is into how many partitions the stream sorts tenants (AUDIT_PARTITIONS). Fixed for the life of the stream. Too few, and few
+	// Partitions is into how many partitions the stream sorts tenants (AUDIT_PARTITIONS); `ingester repartition` changes it. Too few, and few
 	// ingesters can share the work; too many, and the table has many small parts.
 	Partitions int
 	// Shard is which of several ClickHouse servers ClickHouseURL is (AUDIT_SHARD), and so which partitions this process is about.

@@ -57,7 +57,7 @@ func (c *commands) withServers(ctx context.Context, name string, fn func(Config,
 	})
 }
 
-// withEmptyServers is withServers for servers that may have nothing yet, not even the database.
+// withEmptyServers is withServers for servers that may have nothing yet, not even the database, or whose number of partitions is being changed.
 func (c *commands) withEmptyServers(ctx context.Context, name string, fn func(Config, natsjs.JetStream, *clickhouse.Store, *slog.Logger) error) error {
 	cfg, err := c.config()
 	if err != nil {

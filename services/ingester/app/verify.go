@@ -66,16 +66,22 @@ func (c *commands) runVerify(cmd *cobra.Command, opts verify.Options) (report *v
 
 // withSystem calls fn with ledger, stream and table, for a command of the name.
 func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.System, *slog.Logger) error) error {
-	return c.withServers(ctx, name, func(cfg Config, js natsjs.JetStream, store *clickhouse.Store, log *slog.Logger) (err error) {
-		system := verify.System{Reader: replay.New(js), Table: store, Control: control.New(js, store), Partitions: cfg.Partitions, Shard: cfg.Shard}
-		if system.Ledger, err = ledger.Open(ctx, js); err != nil {
-			return err
-		}
-		if system.Positions, err = ledger.OpenPositions(ctx, js); err != nil {
+	return c.withServers(ctx, name, func(cfg Config, js natsjs.JetStream, store *clickhouse.Store, log *slog.Logger) error {
+		system, err := openSystem(ctx, cfg, js, store)
+		if err != nil {
 			return err
 		}
 		return fn(system, log)
 	})
+}
+
+func openSystem(ctx context.Context, cfg Config, js natsjs.JetStream, store *clickhouse.Store) (system verify.System, err error) {
+	system = verify.System{Reader: replay.New(js), Table: store, Control: control.New(js, store), Partitions: cfg.Partitions, Shard: cfg.Shard}
+	if system.Ledger, err = ledger.Open(ctx, js); err != nil {
+		return system, err
+	}
+	system.Positions, err = ledger.OpenPositions(ctx, js)
+	return system, err
 }
 
 func (c *commands) rebuild() *cobra.Command {

@@ -46,6 +46,8 @@ type Service struct {
 	engine *policy.Engine
 	pos    *positions.Follower
 	api    *httpapi.Server
+
+	partitions int
 }
 
 // New connects to NATS, loads keys and policies, and listens. It waits for NATS as long as ctx lasts; ClickHouse may be away. What it opened is closed
@@ -55,7 +57,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 		deps.Waiting = func(error) {}
 	}
 	deps.Log = slog.New(telemetry.LogHandler(deps.Log.Handler()))
-	s := &Service{log: deps.Log}
+	s := &Service{log: deps.Log, partitions: cfg.Partitions}
 	if err := s.open(ctx, cfg, deps); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -177,6 +179,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.pos.Run(following) })
 	g.Go(func() error { return s.uses.Run(following) })
 	g.Go(func() error { return s.trail.Run(following) })
+	g.Go(func() error { return s.watchPartitions(serving) })
 	err := g.Wait()
 	return errors.Join(err, s.Close())
 }

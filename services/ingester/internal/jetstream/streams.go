@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/pkg/service/repartition"
 	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/pipeline"
@@ -41,7 +42,7 @@ const (
 
 // Shape is what an operator decides about the streams.
 type Shape struct {
-	// Partitions is fixed for the life of the stream.
+	// Partitions is that of the stream; SetRepartition alone changes it.
 	Partitions int
 	Replicas   int
 	// MaxBytes bounds the stream AUDIT; -1 for the disk alone. A full stream refuses publishes.
@@ -153,20 +154,31 @@ func RepairControl(ctx context.Context, js jetstream.JetStream, s Shape, copies 
 // Setup makes what is missing of the streams and buckets and checks the rest. A stream of another shape is an error of class fatal that says
 // what differs. Without a deadline in ctx each request has one of its own.
 func Setup(ctx context.Context, js jetstream.JetStream, s Shape, log *slog.Logger) error {
-	for _, cfg := range []jetstream.StreamConfig{s.ledgerConfig(), s.deadLetterConfig()} {
-		if err := ensure(ctx, js, cfg, log); err != nil {
-			return err
-		}
+	if err := s.setupLedger(ctx, js, 0, log); err != nil {
+		return err
 	}
-	for _, cfg := range []jetstream.KeyValueConfig{
-		{Bucket: ledger.BucketPositions, Description: "Newest committed batch of each partition", Storage: jetstream.FileStorage, Replicas: s.Replicas},
-		{Bucket: BucketIngesters, Description: "Heartbeats of the ingesters", Storage: jetstream.FileStorage, Replicas: s.Replicas, TTL: s.HeartbeatTTL},
-	} {
-		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
-			return fmt.Errorf("make bucket %s: %w", cfg.Bucket, err)
-		}
+	if err := ensure(ctx, js, s.deadLetterConfig(), log); err != nil {
+		return err
+	}
+	heartbeats := jetstream.KeyValueConfig{Bucket: BucketIngesters, Description: "Heartbeats of the ingesters", Storage: jetstream.FileStorage, Replicas: s.Replicas, TTL: s.HeartbeatTTL}
+	if _, err := js.CreateOrUpdateKeyValue(ctx, heartbeats); err != nil {
+		return fmt.Errorf("make bucket %s: %w", heartbeats.Bucket, err)
 	}
 	return s.setupAudit(ctx, js, log)
+}
+
+// setupLedger makes or checks what is written down of batches. firstSeq is where a new ledger begins to count.
+func (s Shape) setupLedger(ctx context.Context, js jetstream.JetStream, firstSeq uint64, log *slog.Logger) error {
+	entries := s.ledgerConfig()
+	entries.FirstSeq = firstSeq
+	if err := ensure(ctx, js, entries, log); err != nil {
+		return err
+	}
+	positions := jetstream.KeyValueConfig{Bucket: ledger.BucketPositions, Description: "Newest committed batch of each partition", Storage: jetstream.FileStorage, Replicas: s.Replicas}
+	if _, err := js.CreateOrUpdateKeyValue(ctx, positions); err != nil {
+		return fmt.Errorf("make bucket %s: %w", positions.Bucket, err)
+	}
+	return nil
 }
 
 // setupAudit makes the stream of events. When ledger or table know of sequences, a stream was there before and is gone: the new one counts on
@@ -237,6 +249,9 @@ func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 		return fmt.Errorf("open stream %s: %w", want.Name, err)
 	}
 	have := stream.CachedInfo().Config
+	if err := underway(have); err != nil {
+		return err
+	}
 	if diffs := differences(have, want); len(diffs) > 0 {
 		return fmt.Errorf("%w: stream %s is not as this ingester needs it: %w. Either change its settings here to those of the stream, "+
 			"or move the stream's content to one made by this ingester", pipeline.ErrFatal, want.Name, errors.Join(diffs...))
@@ -252,7 +267,19 @@ func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 	return nil
 }
 
-// CheckPartitions returns an error of class fatal when the stream was made with another number of partitions; none for one that is not there.
+// underway returns an error of class fatal when the number of partitions is being changed.
+func underway(cfg jetstream.StreamConfig) error {
+	change, err := repartition.Of(cfg.Metadata)
+	if err == nil && change != nil {
+		err = repartition.UnderwayError{State: *change}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", pipeline.ErrFatal, err)
+	}
+	return nil
+}
+
+// CheckPartitions returns an error of class fatal when the stream was made with another number of partitions, or when that is being changed; none for one that is not there.
 func CheckPartitions(ctx context.Context, js jetstream.JetStream, s Shape) error {
 	stream, err := js.Stream(ctx, events.StreamAudit)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -260,6 +287,9 @@ func CheckPartitions(ctx context.Context, js jetstream.JetStream, s Shape) error
 	}
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	if err := underway(stream.CachedInfo().Config); err != nil {
+		return err
 	}
 	if have := stream.CachedInfo().Config.SubjectTransform; have == nil || have.Destination != s.transform() {
 		return fmt.Errorf("%w: AUDIT_PARTITIONS is %d, but stream %s was not made with it: set it to what ingesters have", pipeline.ErrFatal, s.Partitions, events.StreamAudit)

@@ -1,0 +1,96 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/pkg/service/repartition"
+	"example.com/auditlog/services/ingester/internal/ledger"
+)
+
+// closedSubject is what the stream takes while it is closed: nobody publishes there.
+const closedSubject = "audit.closed"
+
+// Repartition returns the change of partitions that is under way, nil for none.
+func Repartition(ctx context.Context, js jetstream.JetStream) (*repartition.State, error) {
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	return repartition.Of(stream.CachedInfo().Config.Metadata)
+}
+
+// SetRepartition writes down how far a change is. In phase Closed the stream then takes nothing: producers get no acknowledgement, as from a server
+// that is away, and publish again. In every other one, and when state is nil, it sorts what comes by s.Partitions.
+func (s Shape) SetRepartition(ctx context.Context, js jetstream.JetStream, state *repartition.State) error {
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	cfg := stream.CachedInfo().Config
+	if cfg.Metadata, err = repartition.Put(cfg.Metadata, state); err != nil {
+		return fmt.Errorf("write down the change of partitions: %w", err)
+	}
+	open := s.auditConfig(0)
+	cfg.Subjects, cfg.SubjectTransform = open.Subjects, open.SubjectTransform
+	if state != nil && state.Phase == repartition.Closed {
+		cfg.Subjects, cfg.SubjectTransform = []string{closedSubject}, nil
+	}
+	if _, err := js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("change stream %s: %w", events.StreamAudit, err)
+	}
+	return nil
+}
+
+// Ingesters are the names of those whose heartbeat counts.
+func Ingesters(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+	kv, err := js.KeyValue(ctx, BucketIngesters)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", BucketIngesters, err)
+	}
+	keys, err := kv.ListKeys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list bucket %s: %w", BucketIngesters, err)
+	}
+	var names []string
+	for name := range keys.Keys() {
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// Forget makes ledger and positions anew, empty, and removes the messages up to a sequence, all of which must be in the table. The new ledger counts on
+// behind the old one, so that a writer that knows the old one is refused by the new one.
+func (s Shape) Forget(ctx context.Context, js jetstream.JetStream, through uint64, log *slog.Logger) error {
+	var behind uint64
+	old, err := js.Stream(ctx, events.StreamLedger)
+	if err == nil {
+		behind = old.CachedInfo().State.LastSeq + 1
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("open stream %s: %w", events.StreamLedger, err)
+	}
+	for _, name := range []string{events.StreamLedger, "KV_" + ledger.BucketPositions} {
+		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s: %w", name, err)
+		}
+	}
+	if err := s.setupLedger(ctx, js, behind, log); err != nil {
+		return err
+	}
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(through+1)); err != nil {
+		return fmt.Errorf("trim stream %s to sequence %d: %w", events.StreamAudit, through+1, err)
+	}
+	return nil
+}

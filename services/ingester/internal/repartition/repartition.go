@@ -1,0 +1,328 @@
+// Package repartition changes the number of partitions of a system that has data.
+//
+// The order of things is what makes it safe; docs/design/008-partition-count.md tells why. Begin:
+//
+//  1. The stream is closed: producers keep their events. The ingesters finish what is there, and stop. Ledger, stream and table agree.
+//  2. The stream is opened and sorts by the new number. Nobody reads it yet. Its last sequence before that is the border.
+//  3. The rows, all of them up to the border, are copied to a table beside, each in its new partition, and compared. Readers still have the old one.
+//
+// Finish, while no query service runs:
+//
+//  4. The tables are swapped. The old ledger is saved; ledger and positions are made anew, and the stream is trimmed to the border, for up to there
+//     everything is in the table and sorted by the old number in the stream. The new ledger says what the table has up to the border.
+//  5. Verified again. The old table goes, and then the mark.
+//
+// What was done is written down in the stream's metadata before what follows, so each can be run again after it died, and nothing else starts meanwhile.
+package repartition
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"example.com/auditlog/pkg/service/repartition"
+	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/jetstream"
+	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/repair"
+	"example.com/auditlog/services/ingester/internal/verify"
+)
+
+// Errors.
+var (
+	// ErrWaited is returned when the ingesters do not finish, or do not stop, in time. The stream is open again, as it was.
+	ErrWaited = errors.New("waited too long; nothing was changed")
+	// ErrDisagree is returned when ledger, stream and table do not agree, before or after.
+	ErrDisagree = errors.New("ledger, stream and table do not agree: `ingester verify` says what is wrong")
+	// ErrPhase is returned when a change is not at the step that was asked for.
+	ErrPhase = errors.New("not now")
+)
+
+// poll is how often something that others do is looked at.
+const poll = 200 * time.Millisecond
+
+// reopenTimeout bounds opening the stream again after a failure.
+const reopenTimeout = 30 * time.Second
+
+// Change is the change of a system from one number of partitions to another.
+type Change struct {
+	verify.System // by the old number
+	JS            natsjs.JetStream
+	// Shape is of the streams, Shape.Partitions the old number.
+	Shape jetstream.Shape
+	// To is the new number.
+	To int
+	// Wait bounds each of the two waits for the ingesters.
+	Wait time.Duration
+	// ReadersWait is how long query services have to notice that they must not read.
+	ReadersWait time.Duration
+	// Writer names this process in the ledger.
+	Writer string
+	// Say tells a person what to do.
+	Say func(string)
+	Log *slog.Logger
+}
+
+// to is the same system by the new number.
+func (c *Change) to() verify.System {
+	s := c.System
+	s.Partitions = c.To
+	return s
+}
+
+// set writes down how far the change is; the stream sorts by so many.
+func (c *Change) set(ctx context.Context, partitions int, state *repartition.State) error {
+	shape := c.Shape
+	shape.Partitions = partitions
+	return shape.SetRepartition(ctx, c.JS, state)
+}
+
+// state is the change that is under way, which must be this one.
+func (c *Change) state(ctx context.Context) (*repartition.State, error) {
+	s, err := jetstream.Repartition(ctx, c.JS)
+	if err == nil && s != nil && (s.From != c.Partitions || s.To != c.To) {
+		err = fmt.Errorf("%w: a change from %d to %d partitions is under way; this one is from %d to %d", ErrPhase, s.From, s.To, c.Partitions, c.To)
+	}
+	return s, err
+}
+
+// Begin does the steps 1 to 3.
+func (c *Change) Begin(ctx context.Context) error {
+	state, err := c.state(ctx)
+	if err != nil {
+		return err
+	}
+	if state == nil {
+		if err := jetstream.CheckPartitions(ctx, c.JS, c.Shape); err != nil {
+			return err
+		}
+	}
+	if state == nil || state.Phase == repartition.Closed {
+		if state, err = c.close(ctx); err != nil {
+			return err
+		}
+	}
+	switch state.Phase {
+	case repartition.Copying:
+	case repartition.Copied:
+		return nil
+	default:
+		return fmt.Errorf("%w: %w", ErrPhase, repartition.UnderwayError{State: *state})
+	}
+	c.Say("Producers go on. Copying the table; query services may run, ingesters may not.")
+	// If we die here: the next one copies anew.
+	if err := c.Table.CopyRepartitioned(ctx, c.To); err != nil {
+		return err
+	}
+	state.Phase = repartition.Copied
+	return c.set(ctx, c.To, state)
+}
+
+// close brings everything that the stream has into the table, without ingesters in the end, and opens the stream by the new number. When that fails
+// the stream is opened as it was.
+func (c *Change) close(ctx context.Context) (*repartition.State, error) {
+	beside, err := c.Table.Beside(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if beside != (clickhouse.Beside{}) {
+		return nil, fmt.Errorf("%w: a rebuild is under way: finish it, or clear it with `ingester rebuild --abort`", ErrPhase)
+	}
+	removed, err := c.Table.HasTombstones(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if removed {
+		return nil, fmt.Errorf("%w: rows were removed from this log (docs/lifecycle.md), which a new ledger would not know; the number of partitions stays", ErrPhase)
+	}
+	state := &repartition.State{From: c.Partitions, To: c.To, Phase: repartition.Closed}
+	if err := c.set(ctx, c.Partitions, state); err != nil {
+		return nil, err
+	}
+	if state.Through, err = c.drain(ctx); err != nil {
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopenTimeout)
+		defer cancel()
+		return nil, errors.Join(err, c.set(rctx, c.Partitions, nil))
+	}
+	state.Phase = repartition.Copying
+	return state, c.set(ctx, c.To, state)
+}
+
+// drain waits until the ingesters have everything in the table and are gone, and returns the last sequence.
+func (c *Change) drain(ctx context.Context) (uint64, error) {
+	c.Say("The stream is closed: producers keep their events. Waiting until the ingesters have everything in the table.")
+	if err := c.until(ctx, "everything is in the table", c.drained); err != nil {
+		return 0, err
+	}
+	c.Say("Everything is in the table. Stop all ingesters now.")
+	if err := c.until(ctx, "no ingester runs", c.alone); err != nil {
+		return 0, err
+	}
+	report, err := verify.Run(ctx, c.System, verify.Options{})
+	if err != nil {
+		return 0, err
+	}
+	if !report.OK() || report.Waiting+report.Pending > 0 {
+		return 0, ErrDisagree
+	}
+	_, last, err := c.Reader.Bounds(ctx)
+	return last, err
+}
+
+// until looks again and again, but not longer than Wait.
+func (c *Change) until(ctx context.Context, what string, look func(context.Context) (string, error)) error {
+	for deadline := time.Now().Add(c.Wait); ; {
+		missing, err := look(ctx)
+		if err != nil || missing == "" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: after %s it is not so that %s: %s", ErrWaited, c.Wait, what, missing)
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// drained says what is not in the table yet.
+func (c *Change) drained(ctx context.Context) (string, error) {
+	for p := range c.Partitions {
+		last, err := c.Ledger.Last(ctx, p)
+		if err != nil {
+			return "", err
+		}
+		waiting, err := c.Reader.Waiting(ctx, p, last.LastSeq+1)
+		if err != nil {
+			return "", err
+		}
+		pos, err := c.Positions.Get(ctx, p)
+		if err != nil {
+			return "", err
+		}
+		if waiting > 0 || pos.Batch < last.Batch {
+			return fmt.Sprintf("%d messages of partition %d wait, and batch %d of %d is committed", waiting, p, pos.Batch, last.Batch), nil
+		}
+	}
+	return "", nil
+}
+
+// alone says which ingesters run.
+func (c *Change) alone(ctx context.Context) (string, error) {
+	names, err := jetstream.Ingesters(ctx, c.JS)
+	return strings.Join(names, ", "), err
+}
+
+// Finish does the steps 4 and 5. The old ledger goes to the file keep, a JSON object a line.
+func (c *Change) Finish(ctx context.Context, keep string) (repair.Report, error) {
+	state, err := c.state(ctx)
+	if err != nil {
+		return repair.Report{}, err
+	}
+	if state == nil || state.Readable() != 0 && state.Phase != repartition.Copied {
+		return repair.Report{}, fmt.Errorf("%w: the table beside is not whole: run `ingester repartition --to %d` first", ErrPhase, c.To)
+	}
+	if names, err := c.alone(ctx); err != nil || names != "" {
+		return repair.Report{}, errors.Join(err, fmt.Errorf("%w: ingesters run: %s", ErrPhase, names))
+	}
+	if state.Phase != repartition.Resetting {
+		if err := c.swap(ctx, state, keep); err != nil {
+			return repair.Report{}, err
+		}
+	}
+	report, err := c.reset(ctx, state)
+	if err != nil {
+		return report, err
+	}
+	// If we die before the mark is gone: the next one makes the ledger once more, from the same table.
+	if err := c.Table.DropBeside(ctx); err != nil {
+		return report, err
+	}
+	return report, c.set(ctx, c.To, nil)
+}
+
+// swap makes the new table the live one. The mark on the table tells whether that was done.
+func (c *Change) swap(ctx context.Context, state *repartition.State, keep string) error {
+	if err := c.saveLedger(ctx, keep); err != nil {
+		return err
+	}
+	state.Phase = repartition.Swapping
+	if err := c.set(ctx, c.To, state); err != nil {
+		return err
+	}
+	c.Say("Waiting until query services that were not stopped notice that they must not read.")
+	select {
+	case <-time.After(c.ReadersWait):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	beside, err := c.Table.Beside(ctx)
+	if err != nil {
+		return err
+	}
+	if beside.Mark == "" {
+		if err := c.Table.SwapBeside(ctx, fmt.Sprintf("%d partitions", c.To)); err != nil {
+			return err
+		}
+	}
+	if err := c.Table.RepartitionHours(ctx, c.To); err != nil {
+		return err
+	}
+	state.Phase = repartition.Resetting
+	return c.set(ctx, c.To, state)
+}
+
+// saveLedger writes the ledger, which proves what was in the stream, to a file.
+func (c *Change) saveLedger(ctx context.Context, path string) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the file that was asked for
+	if err != nil {
+		return fmt.Errorf("save the ledger: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	enc := json.NewEncoder(f)
+	for p := range c.Partitions {
+		if err := c.Ledger.Walk(ctx, p, func(r ledger.Record) error { return enc.Encode(r.Entry) }); err != nil {
+			return fmt.Errorf("save the ledger of partition %d: %w", p, err)
+		}
+	}
+	return f.Sync()
+}
+
+// reset makes ledger and positions anew, from the table, and proves them.
+func (c *Change) reset(ctx context.Context, state *repartition.State) (repair.Report, error) {
+	shape := c.Shape
+	shape.Partitions = c.To
+	if err := shape.Forget(ctx, c.JS, state.Through, c.Log); err != nil {
+		return repair.Report{}, err
+	}
+	report, err := repair.Run(ctx, c.to(), repair.Options{Writer: c.Writer}, c.Log)
+	if err != nil {
+		return report, err
+	}
+	found, err := verify.Run(ctx, c.to(), verify.Options{})
+	if err == nil && !found.OK() {
+		err = fmt.Errorf("%w; the table as it was is still there, as %s", ErrDisagree, clickhouse.BuildTable)
+	}
+	return report, err
+}
+
+// Abort opens the stream again as it was, of a change that died while it was closed. Later there is no way back.
+func (c *Change) Abort(ctx context.Context) error {
+	state, err := c.state(ctx)
+	if err != nil {
+		return err
+	}
+	if state == nil || state.Phase != repartition.Closed {
+		return fmt.Errorf("%w: only a change that died while the stream was closed can be taken back", ErrPhase)
+	}
+	return c.set(ctx, c.Partitions, nil)
+}
