@@ -75,7 +75,20 @@ func (c *commands) withSystem(ctx context.Context, name string, fn func(verify.S
 	})
 }
 
-func openSystem(ctx context.Context, cfg Config, js natsjs.JetStream, store *clickhouse.Store) (system verify.System, err error) {
+// openPatience bounds how long a command waits for streams whose leader has just gone: until there is another, nobody answers.
+const openPatience = 30 * time.Second
+
+func openSystem(ctx context.Context, cfg Config, js natsjs.JetStream, store *clickhouse.Store) (verify.System, error) {
+	for deadline := time.Now().Add(openPatience); ; {
+		system, err := tryOpenSystem(ctx, cfg, js, store)
+		// A request that nobody answers has taken its time already.
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || time.Now().After(deadline) {
+			return system, err
+		}
+	}
+}
+
+func tryOpenSystem(ctx context.Context, cfg Config, js natsjs.JetStream, store *clickhouse.Store) (system verify.System, err error) {
 	system = verify.System{Reader: replay.New(js), Table: store, Control: control.New(js, store), Partitions: cfg.Partitions, Shard: cfg.Shard}
 	if system.Ledger, err = ledger.Open(ctx, js); err != nil {
 		return system, err
