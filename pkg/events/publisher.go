@@ -39,9 +39,8 @@ type Ack struct {
 // Publisher publishes events durably. What is published while an earlier publish is on its way goes out together, as one atomic batch that costs
 // the server one flush to disk; the first of all goes at once. It is safe for concurrent use.
 //
-// Each tenant has one of a few lanes. In each lane one group of events is on its way at any time and the next one goes when it is settled, so the
-// events of a tenant are stored in the order in which one goroutine published them, retries included, while those of other tenants do not wait
-// for it. There is one exception: when a batch is refused (it held an event that the stream already has, or refuses), its events go out singly,
+// One group of events is on its way at any time and the next one goes when it is settled, so events are stored in the order in which one goroutine
+// published them, retries included. There is one exception: when a batch is refused (it held an event that the stream already has, or refuses), its events go out singly,
 // and if the connection breaks in the middle of that, an event can come after a later one.
 type Publisher struct {
 	nc   *nats.Conn
@@ -49,16 +48,16 @@ type Publisher struct {
 
 	// slots holds one token for each event that is not settled.
 	slots chan struct{}
-	// closing is closed when no more events are taken, stopped when all lanes have ended.
+	// closing is closed when no more events are taken, stopped when all that were taken are settled.
 	closing, stopped chan struct{}
 	// ctx ends when Close gives up on what is pending.
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex // guards closed and the lanes' queues
+	mu     sync.Mutex // guards closed and the lane's queue
 	closed bool
 
-	lanes [lanes]*lane
+	lane *lane
 }
 
 // NewPublisher publishes over nc, which stays the caller's: close the publisher first, then the connection. The connection should reconnect for ever
@@ -73,23 +72,14 @@ func NewPublisher(nc *nats.Conn, options ...Option) (*Publisher, error) {
 		nc: nc, opts: o, ctx: ctx, cancel: cancel,
 		slots: make(chan struct{}, o.maxPending), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	for i := range p.lanes {
-		w, err := newWire(nc, o)
-		if err != nil {
-			cancel()
-			for _, l := range p.lanes[:i] {
-				l.wire.close()
-			}
-			return nil, err
-		}
-		p.lanes[i] = &lane{Publisher: p, wire: w, wake: make(chan struct{}, 1)}
+	w, err := newWire(nc, o)
+	if err != nil {
+		cancel()
+		return nil, err
 	}
-	var running sync.WaitGroup
-	for _, l := range p.lanes {
-		running.Go(l.run)
-	}
+	p.lane = &lane{Publisher: p, wire: w, wake: make(chan struct{}, 1)}
 	go func() {
-		running.Wait()
+		p.lane.run()
 		cancel()
 		close(p.stopped)
 	}()
@@ -138,7 +128,7 @@ func (p *Publisher) PublishAsync(ctx context.Context, e Event) (*Future, error) 
 	if limit := p.nc.MaxPayload(); limit > 0 && int64(len(f.data)+maxHeaderBytes+len(f.traceparent)+len(f.tracestate)) > limit {
 		return nil, fmt.Errorf("event %s of %d bytes: %w (%d)", f.id, len(f.data), ErrTooLarge, limit)
 	}
-	if err := p.lane(e.TenantID).enqueue(ctx, f); err != nil {
+	if err := p.lane.enqueue(ctx, f); err != nil {
 		return nil, fmt.Errorf("publish event %s: %w", f.id, err)
 	}
 	return f, nil
