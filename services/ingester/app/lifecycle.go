@@ -213,7 +213,7 @@ func (f *scopeFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.prefix, "action-prefix", "", "only of events whose action begins with this")
 }
 
-func (f *scopeFlags) read() (*uuid.UUID, error) {
+func (f *scopeFlags) read(by *who) (*uuid.UUID, error) {
 	id, err := tenantFlag(f.tenant)
 	switch {
 	case err != nil:
@@ -223,7 +223,7 @@ func (f *scopeFlags) read() (*uuid.UUID, error) {
 	case len(f.prefix) > control.MaxPrefixBytes:
 		return nil, usageError{fmt.Errorf("--action-prefix must be at most %d bytes", control.MaxPrefixBytes)}
 	}
-	return id, nil
+	return id, by.check(false)
 }
 
 func (c *commands) retentionSet() *cobra.Command {
@@ -237,10 +237,7 @@ func (c *commands) retentionSet() *cobra.Command {
 			"force at once; events go with the next run. The decision is written down for good and is an event of the log. Run it as the ingester's user of NATS.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			tenant, err := scope.read()
-			if err == nil {
-				err = by.check(false)
-			}
+			tenant, err := scope.read(&by)
 			if err != nil {
 				return err
 			}
@@ -268,10 +265,7 @@ func (c *commands) retentionUnset() *cobra.Command {
 		Long:  "Takes a rule back, so that the next one that fits counts. Run it as the ingester's user of NATS.",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			tenant, err := scope.read()
-			if err == nil {
-				err = by.check(false)
-			}
+			tenant, err := scope.read(&by)
 			if err != nil {
 				return err
 			}
@@ -350,157 +344,5 @@ func (c *commands) printReport(report lifecycle.Report, dry bool) error {
 		return err
 	}
 	_, err := fmt.Fprintf(c.stdout, "%d rows removed by %d decisions, %d earlier ones finished\n", report.Rows, report.Cuts, report.Finished)
-	return err
-}
-
-func (c *commands) hold() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "hold",
-		Short: "Put a tenant on legal hold, or end that",
-		Args:  usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("say what to do: ingester hold set|release|list")}
-		},
-	}
-	cmd.AddCommand(
-		c.holdChange("set", "Put a tenant on legal hold: nothing of it is removed or changed", control.HoldSet),
-		c.holdChange("release", "End a tenant's legal hold", control.HoldRelease),
-		c.holdList())
-	return cmd
-}
-
-func (c *commands) holdChange(use, short string, kind control.Kind) *cobra.Command {
-	var tenant string
-	var by who
-	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Long:  short + ".\nThe decision is written down for good and is an event of the log. What a run decided to remove before it is still removed. Run it as the ingester's user of NATS.",
-		Args:  usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			id, err := tenantFlag(tenant)
-			if err == nil && id == nil {
-				err = usageError{errors.New("say whom: --tenant UUID")}
-			}
-			if err == nil {
-				err = by.check(true)
-			}
-			if err != nil {
-				return err
-			}
-			return c.decide(cmd.Context(), "hold "+use, func(state *control.State) (control.Decision, error) {
-				if _, held := state.Held(*id); held == (kind == control.HoldSet) {
-					return control.Decision{}, fmt.Errorf("tenant %s is so already: ingester hold list", id)
-				}
-				return control.Decision{Kind: kind, Tenant: id, By: by.operator, Reason: by.reason}, nil
-			})
-		},
-	}
-	cmd.Flags().StringVar(&tenant, "tenant", "", "whom")
-	by.flags(cmd)
-	return cmd
-}
-
-// holdLine is a hold as it is listed.
-type holdLine struct {
-	TenantID string    `json:"tenant_id"`
-	Decision uint64    `json:"decision"`
-	At       time.Time `json:"at"`
-	By       string    `json:"by"`
-	Reason   string    `json:"reason"`
-}
-
-func (c *commands) holdList() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the tenants on legal hold",
-		Args:  usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withLifecycle(cmd.Context(), "hold list", func(s lifecycle.System) error {
-				state, err := s.Log.Load(cmd.Context())
-				if err != nil {
-					return err
-				}
-				lines := []holdLine{}
-				for _, r := range state.Holds() {
-					lines = append(lines, holdLine{r.Tenant.String(), r.Seq, r.At, r.By, r.Reason})
-				}
-				if asJSON {
-					return c.printLines(lines)
-				}
-				w := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
-				_, _ = fmt.Fprintln(w, "TENANT\tSINCE\tBY\tREASON")
-				for _, l := range lines {
-					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", l.TenantID, l.At.Format(time.RFC3339), l.By, l.Reason)
-				}
-				return w.Flush()
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON array")
-	return cmd
-}
-
-func (c *commands) offboard() *cobra.Command {
-	var tenant, confirm string
-	var by who
-	var dry bool
-	cmd := &cobra.Command{
-		Use:   "offboard",
-		Short: "Remove everything of a tenant that has left",
-		Long: "Removes all events of a tenant that has left from the table, for good: no rebuild brings them back, and what is ingested of it later goes with the next\n" +
-			"run of retention. First stop its producers and revoke its API keys. The stream of events and the dead letters are not touched: messages leave the\n" +
-			"stream by trimming (AUDIT_RETENTION). There is no way back. --confirm must repeat the tenant. Run it as the ingester's user of NATS.",
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			id, err := tenantFlag(tenant)
-			switch {
-			case err != nil:
-				return err
-			case id == nil:
-				return usageError{errors.New("say whom: --tenant UUID")}
-			case !dry && confirm != tenant:
-				return usageError{errors.New("--confirm must repeat the tenant: all of its events are removed for good; --dry-run says how many")}
-			}
-			if err := by.check(!dry); err != nil {
-				return err
-			}
-			return c.withLifecycle(cmd.Context(), "offboard", func(s lifecycle.System) error {
-				if dry {
-					return c.offboardDry(cmd.Context(), s, *id)
-				}
-				return c.offboardNow(cmd.Context(), s, *id, by)
-			})
-		},
-	}
-	cmd.Flags().StringVar(&tenant, "tenant", "", "whom")
-	cmd.Flags().StringVar(&confirm, "confirm", "", "the tenant once more")
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would go")
-	by.flags(cmd)
-	return cmd
-}
-
-func (c *commands) offboardDry(ctx context.Context, s lifecycle.System, tenant uuid.UUID) error {
-	report, err := lifecycle.PlanOffboard(ctx, s, tenant)
-	if err != nil {
-		return err
-	}
-	return c.printReport(report, true)
-}
-
-func (c *commands) offboardNow(ctx context.Context, s lifecycle.System, tenant uuid.UUID, by who) error {
-	r, report, err := lifecycle.Offboard(ctx, s, tenant, lifecycle.Options{By: by.operator, Reason: by.reason})
-	if r.Seq > 0 {
-		_, _ = fmt.Fprintf(c.stdout, "decision %d: %s\n", r.Seq, describe(r))
-	}
-	if err != nil {
-		return err
-	}
-	if err := c.printReport(report, false); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(c.stdout, "what stays: its messages in the stream until they are trimmed, its dead letters, and its keys:\n"+
-		"  query keys list --tenant %[1]s\n  query keys revoke ID\n", tenant)
 	return err
 }

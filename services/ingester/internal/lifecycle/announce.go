@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
@@ -82,4 +83,45 @@ func eventOf(r control.Record, tenant uuid.UUID) (events.Event, error) {
 		ev.Reasoning = &r.Reason
 	}
 	return ev, nil
+}
+
+// announce publishes what was decided since the last run, and the cuts that are done now.
+func (r *run) announce(ctx context.Context, before *control.State) error {
+	for _, d := range before.Decided(before.LastRun(r.Shard.String()).Seq) {
+		if err := Announce(ctx, r.System, d); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.done {
+		if err := Announce(ctx, r.System, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Announce publishes a decision in the logs of those it is about: one tenant, or every tenant of the table. The log of a tenant that has left gets nothing
+// more.
+func Announce(ctx context.Context, s System, d control.Record) error {
+	state, err := s.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	var tenants []uuid.UUID
+	if d.Tenant != nil {
+		tenants = append(tenants, *d.Tenant)
+	} else {
+		for _, p := range s.Shard.Partitions(s.Partitions) {
+			of, err := s.Table.Tenants(ctx, p)
+			if err != nil {
+				return err
+			}
+			tenants = append(tenants, of...)
+		}
+	}
+	tenants = slices.DeleteFunc(tenants, func(t uuid.UUID) bool {
+		_, left := state.Offboarded(t)
+		return left || t == uuid.Nil // which no event can be published for
+	})
+	return s.Announcer.Announce(ctx, d, tenants)
 }

@@ -361,6 +361,36 @@ func TestInsertMeanwhile(t *testing.T) {
 	}
 }
 
+// Ensure a run that died is finished whatever lies in the partitions before its own, as forged tombstones that no run may delete.
+func TestFinishBesideForged(t *testing.T) {
+	w := newWorld(t)
+	late := ann
+	for events.Partition(late, verifytest.Partitions) == 0 {
+		late = uuid.New()
+	}
+	w.add(t, late, "pay", bound.Add(-time.Hour))
+	stays := w.add(t, late, "pay", bound)
+	w.ingest(t)
+	death := errors.New("killed")
+	_, err := lifecycle.Run(t.Context(), w.system, lifecycle.Options{By: "olga", Now: now, After: func(s lifecycle.Step) error {
+		if s == lifecycle.Cut {
+			return death
+		}
+		return nil
+	}})
+	if !errors.Is(err, death) {
+		t.Fatal(err)
+	}
+	w.Exec(t, "INSERT INTO tombstones VALUES (0, 1000000, 42)")
+	if r := w.run(t, lifecycle.Options{}); r.Finished != 1 {
+		t.Errorf("the next run: %+v", r)
+	}
+	if got := w.Exec(t, "SELECT groupArray(stream_seq) FROM event_log"); got != fmt.Sprintf("[%d]", stays) {
+		t.Errorf("rows %s, want %d alone", got, stays)
+	}
+	w.finds(t, false, verify.Tombstones)
+}
+
 // Ensure a row that was made to vanish under a forged tombstone is a finding, whichever mark the tombstone has and whether or not the stream still holds the
 // message; so is a tombstone that vanished, and a row that is there again.
 func TestForged(t *testing.T) {
