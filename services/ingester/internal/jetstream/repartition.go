@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -48,6 +49,26 @@ func (s Shape) SetRepartition(ctx context.Context, js jetstream.JetStream, state
 		return fmt.Errorf("change stream %s: %w", events.StreamAudit, err)
 	}
 	return nil
+}
+
+// Behind says which servers of a cluster lack messages of the event stream, or are away; empty when none. What such a server counts or reads of the stream
+// may be too little, and it may be the one that is asked.
+func Behind(ctx context.Context, js jetstream.JetStream) (string, error) {
+	stream, err := js.Stream(ctx, events.StreamAudit)
+	if err != nil {
+		return "", fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
+	}
+	cluster := stream.CachedInfo().Cluster
+	if cluster == nil {
+		return "", nil
+	}
+	var names []string
+	for _, r := range cluster.Replicas {
+		if !r.Current || r.Offline || r.Lag > 0 {
+			names = append(names, r.Name)
+		}
+	}
+	return strings.Join(names, ", "), nil
 }
 
 // Ingesters are the names of those whose heartbeat counts.
