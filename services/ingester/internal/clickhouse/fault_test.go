@@ -33,6 +33,8 @@ func closedPort(t testing.TB) int {
 type proxy struct {
 	port int
 	deaf atomic.Bool
+	// budget is how many bytes of clients still go through; none is no bound.
+	budget atomic.Int64
 }
 
 func newProxy(t testing.TB, to int) *proxy {
@@ -54,11 +56,47 @@ func newProxy(t testing.TB, to int) *proxy {
 				_ = client.Close()
 				continue
 			}
-			go pipe(server, client, nil)
+			go pipe(server, p.within(client), nil)
 			go pipe(client, server, &p.deaf)
 		}
 	}()
 	return p
+}
+
+// within is a client of which no more is read than the budget says, without an end.
+func (p *proxy) within(client net.Conn) net.Conn {
+	return &frugal{Conn: client, p: p, closed: make(chan struct{})}
+}
+
+type frugal struct {
+	net.Conn
+	p      *proxy
+	closed chan struct{}
+}
+
+func (c *frugal) Read(b []byte) (int, error) {
+	left := c.p.budget.Load()
+	if left == 0 {
+		return c.Conn.Read(b)
+	}
+	if left < 0 {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	n, err := c.Conn.Read(b[:min(int64(len(b)), left)])
+	if c.p.budget.Add(-int64(n)) == 0 {
+		c.p.budget.Store(-1)
+	}
+	return n, err
+}
+
+func (c *frugal) Close() error {
+	select {
+	case <-c.closed:
+	default:
+		close(c.closed)
+	}
+	return c.Conn.Close()
 }
 
 // pipe copies until one side ends, then closes both. What comes while drop is set is thrown away.
@@ -123,6 +161,39 @@ func (f *fixture) waitRunning(t testing.TB, prefix string) {
 		}
 	}
 	t.Fatalf("no insert %s* began within 10 s", prefix)
+}
+
+// Ensure an insert whose client stalls in the middle of sending it, as an ingester that is paused, is over soon after it was told to stop, and has left nothing.
+func TestClientStallsInInsert(t *testing.T) {
+	f := setup(t, shared, "")
+	for name, limit := range map[string]int64{"in the block": 16 << 10, "in the head": 1 << 10} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, shared.ClickHousePort())
+			s := f.through(t, p)
+			p.budget.Store(limit)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Insert(ctx, block(1, 5000), "3:1:1") }()
+			for deadline := time.Now().Add(10 * time.Second); f.number(t, "SELECT count() FROM system.processes WHERE query_id = '3:1:1'") == 0; time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the insert did not begin")
+				}
+			}
+			began := time.Now()
+			within, stop := context.WithTimeout(t.Context(), time.Minute) // the server alone takes 300 s
+			defer stop()
+			err := f.Settle(within, "3:1:")
+			t.Logf("settled after %s: %v", time.Since(began), err)
+			if err != nil {
+				t.Error(err)
+			}
+			cancel()
+			<-done
+			if n := len(f.readBack(t, 1, 5000)); n != 0 {
+				t.Errorf("%d rows of a block that was not whole", n)
+			}
+		})
+	}
 }
 
 // Ensure Settle returns only when a timed-out insert has ended, so that what is read back then does not change any more.

@@ -24,6 +24,9 @@ var insertSettings = []ch.Setting{
 	// A batch may reach back any number of years.
 	{Key: "max_partitions_per_insert_block", Value: "0", Important: true},
 	{Key: "send_logs_level", Value: "none", Important: true},
+	// A client that stalls while it sends, as one that is paused, must not hold its successor up: KILL QUERY waits until the server has stopped reading, which
+	// it does for 300 s by itself. With the 4.6 s until it is not counted on any more, others take over within 10 s. What is not whole is not applied.
+	{Key: "receive_timeout", Value: "3", Important: true},
 }
 
 // Insert writes c as one block. nil means that it is durable. An error that is ErrInDoubt says that the block may or may not have been applied, or
