@@ -153,7 +153,7 @@ func TestCommandFaults(t *testing.T) {
 
 // Ensure wrong settings are all reported at once, before anything starts.
 func TestSettingsFaults(t *testing.T) {
-	s := &system{env: map[string]string{"AUDIT_HTTP_ADDR": "x", "AUDIT_PARTITIONS": "0", "AUDIT_RATE_LIMIT": "-1", "AUDIT_QUERY_TIMEOUT": "1", "AUDIT_UNREADABLE": "maybe", "AUDIT_READ_AUDIT": "perhaps", "AUDIT_READ_AUDIT_OFF": "x", "AUDIT_READ_AUDIT_ON": "y", "AUDIT_MAX_QUEUED": "1", "AUDIT_READ_AUDIT_REQUIRED": "surely",
+	s := &system{env: map[string]string{"AUDIT_HTTP_ADDR": "x", "AUDIT_PARTITIONS": "0", "AUDIT_RATE_LIMIT": "-1", "AUDIT_QUERY_TIMEOUT": "1", "AUDIT_UNREADABLE": "maybe", "AUDIT_READ_AUDIT": "perhaps", "AUDIT_READ_AUDIT_OFF": "x", "AUDIT_READ_AUDIT_ON": "y", "AUDIT_MAX_QUEUED": "1", "AUDIT_CLIENT_STALL": "1ms", "AUDIT_READ_AUDIT_REQUIRED": "surely",
 		"AUDIT_POLICY_DIR": "/no/such/dir", "AUDIT_CLICKHOUSE_URL": "http://u:hunter2@h", "AUDIT_NATS_URL": "", "AUDIT_LOG_LEVEL": "loud"}}
 	_, errs, code := s.run(t, "serve")
 	if code != 2 {

@@ -50,6 +50,8 @@ type Config struct {
 	MaxQueued int
 	// QueryTimeout is the time budget of one request at the store.
 	QueryTimeout time.Duration
+	// ClientStall is how long the client of an export may stand still.
+	ClientStall time.Duration
 	// ReadAudit says which reads become events of the log themselves.
 	ReadAudit trail.Config
 	// Telemetry says where traces go (OTEL_*).
@@ -71,6 +73,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		MaxConcurrent: r.Int("AUDIT_MAX_CONCURRENT", httpapi.DefaultMaxConcurrent, 1, 10_000),
 		MaxQueued:     r.Int("AUDIT_MAX_QUEUED", httpapi.DefaultMaxQueued, 4, 100_000),
 		QueryTimeout:  r.Duration("AUDIT_QUERY_TIMEOUT", clickhouse.DefaultQueryTimeout, 100*time.Millisecond, 10*time.Minute),
+		ClientStall:   r.Duration("AUDIT_CLIENT_STALL", httpapi.DefaultClientStall, 100*time.Millisecond, 10*time.Minute),
 		ReadAudit:     readAudit(r),
 		Telemetry:     telemetry.FromSettings(r),
 		LogLevel:      r.LogLevel(),

@@ -188,37 +188,53 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// exported is a tenant's log of a hundred megabytes, and a key that may export it.
+func (s *system) exported(t *testing.T) (tenant uuid.UUID, created app.CreatedKey) {
+	t.Helper()
+	tenant = uuid.New()
+	created = s.key(t, app.KeySpec{Tenant: tenant})
+	must(t, s.db.Exec(t.Context(), fmt.Sprintf("INSERT INTO event_log SELECT %d, '%s', toDateTime64('2026-11-01 00:00:00', 6, 'UTC') - number, generateUUIDv4(), 'a', 'u', 'x', 'r', toString(number), "+
+		"'{\"text\":\"' || randomPrintableASCII(1) || repeat('x', 300) || '\"}', NULL, now64(6), number + 1 FROM numbers(300000)", events.Partition(tenant, app.DefaultPartitions), tenant)))
+	s.get(t, created.Key, tenant, "?limit=1")
+	return tenant, created
+}
+
+// openExport begins an export.
+func (s *system) openExport(ctx context.Context, t *testing.T, key string, tenant uuid.UUID, format string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/export?format="+format, nil)
+	must(t, err)
+	req.Header = http.Header{"X-Api-Key": {key}, "X-Tenant-Id": {tenant.String()}, "Accept-Encoding": {"identity"}}
+	res, err := http.DefaultClient.Do(req)
+	must(t, err)
+	return res
+}
+
+// waitIdle waits until the service runs no query.
+func (s *system) waitIdle(t *testing.T) {
+	t.Helper()
+	for deadline, running := time.Now().Add(patience), uint64(1); running > 0; time.Sleep(10 * time.Millisecond) {
+		must(t, s.db.QueryRow(t.Context(), "SELECT count() FROM system.processes WHERE query_id LIKE 'audit-%' AND current_database = currentDatabase()").Scan(&running))
+		if time.Now().After(deadline) {
+			t.Fatalf("%d queries still run for clients that have gone or stand still", running)
+		}
+	}
+}
+
 // Ensure an export that breaks is an error to whoever reads it, in either format, and that clients who go leave nothing running and do not
 // hurt the service.
 func TestBrokenExport(t *testing.T) {
 	s := newSystem(t, shared, nil)
-	tenant := uuid.New()
-	created := s.key(t, app.KeySpec{Tenant: tenant})
-	must(t, s.db.Exec(t.Context(), fmt.Sprintf("INSERT INTO event_log SELECT %d, '%s', toDateTime64('2026-11-01 00:00:00', 6, 'UTC') - number, generateUUIDv4(), 'a', 'u', 'x', 'r', toString(number), "+
-		"'{\"text\":\"' || randomPrintableASCII(1) || repeat('x', 300) || '\"}', NULL, now64(6), number + 1 FROM numbers(300000)", events.Partition(tenant, app.DefaultPartitions), tenant)))
-	s.get(t, created.Key, tenant, "?limit=1")
-	open := func(ctx context.Context, format string) *http.Response {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/export?format="+format, nil)
-		must(t, err)
-		req.Header = http.Header{"X-Api-Key": {created.Key}, "X-Tenant-Id": {tenant.String()}, "Accept-Encoding": {"identity"}}
-		res, err := http.DefaultClient.Do(req)
-		must(t, err)
-		return res
-	}
+	tenant, created := s.exported(t)
 	for range 10 { // clients that go
 		ctx, cancel := context.WithCancel(t.Context())
-		res := open(ctx, "ndjson")
+		res := s.openExport(ctx, t, created.Key, tenant, "ndjson")
 		_, _ = bufio.NewReader(res.Body).ReadString('\n')
 		cancel()
 		_ = res.Body.Close()
 	}
-	for deadline, running := time.Now().Add(patience), uint64(1); running > 0; time.Sleep(10 * time.Millisecond) {
-		must(t, s.db.QueryRow(t.Context(), "SELECT count() FROM system.processes WHERE query_id LIKE 'audit-%' AND current_database = currentDatabase()").Scan(&running))
-		if time.Now().After(deadline) {
-			t.Fatalf("%d queries still run for clients that have gone", running)
-		}
-	}
-	res := open(t.Context(), "csv")
+	s.waitIdle(t)
+	res := s.openExport(t.Context(), t, created.Key, tenant, "csv")
 	reader := bufio.NewReader(res.Body)
 	_, err := reader.ReadString('\n')
 	must(t, err)
@@ -231,4 +247,19 @@ func TestBrokenExport(t *testing.T) {
 		t.Errorf("the export of a key that was revoked meanwhile: %v, trailer %q", err, res.Trailer)
 	}
 	_ = res.Body.Close()
+}
+
+// Ensure a client that stops reading does not hold on to a query, and cannot take what it has for a whole export.
+func TestStalledExport(t *testing.T) {
+	s := newSystem(t, shared, map[string]string{"AUDIT_CLIENT_STALL": "200ms"})
+	tenant, created := s.exported(t)
+	res := s.openExport(t.Context(), t, created.Key, tenant, "ndjson")
+	reader := bufio.NewReader(res.Body)
+	_, err := reader.ReadString('\n')
+	must(t, err)
+	s.waitIdle(t)
+	if rest, err := io.ReadAll(reader); err == nil || strings.Contains(string(rest), `"complete":true`) {
+		t.Errorf("an export whose client stood still ends with %v, as if it were whole", err)
+	}
+	must(t, res.Body.Close())
 }

@@ -115,7 +115,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	s.api, err = httpapi.Listen(ctx, httpapi.Config{
-		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, MaxQueued: cfg.MaxQueued, QueryTimeout: cfg.QueryTimeout,
+		Addr: cfg.HTTPAddr, RateLimit: cfg.RateLimit, MaxConcurrent: cfg.MaxConcurrent, MaxQueued: cfg.MaxQueued, QueryTimeout: cfg.QueryTimeout, ClientStall: cfg.ClientStall,
 	}, httpapi.Deps{
 		Events: s.reader, Keys: s.uses, Gate: s.engine, Trail: s.trail, Positions: s.pos, Cursors: cursors, Log: s.log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})

@@ -25,8 +25,8 @@ const (
 	MaxExports = 4
 	// exportChunk is how much is written at once.
 	exportChunk = 64 << 10
-	// clientStall is how long a client may take for one chunk. A slower one is cut off.
-	clientStall = 30 * time.Second
+	// DefaultClientStall is how long a client may take for one chunk. A slower one is cut off.
+	DefaultClientStall = 30 * time.Second
 	// recheckEvery is how often an export makes sure that its key is still good.
 	recheckEvery = time.Second
 )
@@ -168,7 +168,7 @@ func (x *exporter) flush() error {
 		}
 		x.checked = now
 	}
-	if err := http.NewResponseController(x.c.Writer).SetWriteDeadline(time.Now().Add(clientStall)); err != nil {
+	if err := http.NewResponseController(x.c.Writer).SetWriteDeadline(time.Now().Add(x.s.clientStall)); err != nil {
 		return err
 	}
 	_, err := x.out.Write(x.buf)

@@ -92,6 +92,8 @@ type Config struct {
 	MaxQueued int
 	// QueryTimeout is the store's time budget. A request waits as long for its turn at most, and connections are given both and some more.
 	QueryTimeout time.Duration
+	// ClientStall is how long the client of an export may take for one chunk of it; 0 means DefaultClientStall.
+	ClientStall time.Duration
 }
 
 // Deps are what the server works with; all are required but Trail, without which nothing is taken down.
@@ -123,6 +125,7 @@ type Server struct {
 	lis     net.Listener
 
 	queueTimeout time.Duration // how long a request waits for its turn
+	clientStall  time.Duration // how long the client of an export may stand still
 }
 
 // releaseMode keeps Gin from printing routes.
@@ -136,8 +139,11 @@ func Listen(ctx context.Context, cfg Config, deps Deps) (*Server, error) {
 	if cfg.MaxQueued == 0 {
 		cfg.MaxQueued = DefaultMaxQueued
 	}
+	if cfg.ClientStall == 0 {
+		cfg.ClientStall = DefaultClientStall
+	}
 	s := &Server{Deps: deps, log: deps.Log, rates: newRates(cfg.RateLimit), turns: newTurns(cfg.MaxConcurrent, cfg.MaxQueued), queueTimeout: cfg.QueryTimeout,
-		polls: make(chan struct{}, maxPolls), exports: newTurns(MaxExports, 0), ending: make(chan struct{})}
+		clientStall: cfg.ClientStall, polls: make(chan struct{}, maxPolls), exports: newTurns(MaxExports, 0), ending: make(chan struct{})}
 	if deps.Traces == nil {
 		deps.Traces = noop.NewTracerProvider()
 	}
