@@ -71,6 +71,9 @@ func LogSubject(partition int, tenant uuid.UUID) string {
 	return subject(prefixLog+strconv.Itoa(partition)+".", tenant)
 }
 
+// PartitionSubject is that of all messages of a partition in StreamAudit: audit.log.<partition>.*.
+func PartitionSubject(partition int) string { return prefixLog + strconv.Itoa(partition) + ".*" }
+
 // LedgerSubject is where the batches of a partition are written down: audit.ledger.<partition>.
 func LedgerSubject(partition int) string { return prefixLedger + strconv.Itoa(partition) }
 

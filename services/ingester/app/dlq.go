@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -20,6 +21,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/pkg/service/natsconn"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 // deadLetter is a message of the stream AUDIT_DLQ.
@@ -82,38 +84,10 @@ func (d *deadLetters) walk(ctx context.Context, tenant string, fn func(deadLette
 	if tenant != "" {
 		subject = strings.TrimSuffix(events.SubjectDLQ, "*") + tenant
 	}
-	last, err := d.stream.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, natsjs.ErrMsgNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
-	}
-	cons, err := d.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{FilterSubjects: []string{subject}})
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
-	}
-	it, err := cons.Messages()
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
-	}
-	defer it.Stop()
-	for {
-		m, err := it.Next(natsjs.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read stream %s: %w", events.StreamDLQ, err)
-		}
-		if err := fn(newDeadLetter(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data())); err != nil {
-			return err
-		}
-		if meta.Sequence.Stream >= last.Sequence {
-			return nil
-		}
-	}
+	of := scan.Range{Stream: events.StreamDLQ, Subject: subject, Last: math.MaxUint64}
+	return scan.Walk(ctx, d.js, of, func(m natsjs.Msg, meta *natsjs.MsgMetadata) error {
+		return fn(newDeadLetter(m.Subject(), meta.Sequence.Stream, m.Headers(), m.Data()))
+	})
 }
 
 func (d *deadLetters) get(ctx context.Context, arg string) (deadLetter, error) {

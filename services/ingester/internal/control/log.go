@@ -16,6 +16,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 // Errors of the log.
@@ -37,7 +38,7 @@ const (
 )
 
 const (
-	// requestTimeout bounds one append, and the wait for one decision of those the server has said are there.
+	// requestTimeout bounds one append.
 	requestTimeout = 5 * time.Second
 	// copyAtOnce bounds the decisions that are copied by one insert.
 	copyAtOnce = 5000
@@ -161,35 +162,23 @@ func (l *Log) read(ctx context.Context, last uint64) ([]Record, error) {
 	if last == l.state.Seq {
 		return nil, nil
 	}
-	cons, err := l.js.OrderedConsumer(ctx, events.StreamControl, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.state.Seq + 1, InactiveThreshold: time.Minute,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read stream %s: %w", events.StreamControl, err)
-	}
-	defer l.forget(ctx, cons)
-	it, err := cons.Messages()
-	if err != nil {
-		return nil, fmt.Errorf("read stream %s: %w", events.StreamControl, err)
-	}
-	defer it.Stop()
 	records := make([]Record, 0, last-l.state.Seq)
 	seq, hash := l.state.Seq, l.state.Hash
-	for seq < last {
-		m, err := next(ctx, it)
-		if err != nil {
-			return nil, fmt.Errorf("read stream %s after %d: %w", events.StreamControl, seq, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return nil, fmt.Errorf("read stream %s: %w", events.StreamControl, err)
-		}
+	of := scan.Range{Stream: events.StreamControl, Subject: events.SubjectControl, First: seq + 1, Last: last}
+	err := scan.Walk(ctx, l.js, of, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		r, err := follow(seq, hash, meta.Sequence.Stream, m.Data())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		records = append(records, r)
 		seq, hash = r.Seq, r.Hash
+		return nil
+	})
+	if err == nil && seq < last {
+		err = fmt.Errorf("%w: decision %d is gone", ErrLost, seq+1)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", events.StreamControl, err)
 	}
 	return records, nil
 }
@@ -206,19 +195,6 @@ func follow(prev uint64, hash ledger.Digest, seq uint64, data []byte) (Record, e
 		return r, fmt.Errorf("%w: decision %d does not follow decision %d: it was taken by somebody who knew another one", ErrCorrupt, seq, prev)
 	}
 	return r, nil
-}
-
-func next(ctx context.Context, it jetstream.MessagesContext) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return it.Next(jetstream.NextContext(ctx))
-}
-
-// forget removes a reader from the server, which would do so itself after a while.
-func (l *Log) forget(ctx context.Context, cons jetstream.Consumer) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-	defer cancel()
-	_ = l.js.DeleteConsumer(ctx, events.StreamControl, cons.CachedInfo().Name)
 }
 
 // copy copies those of the newest decisions that the copy, which ends at a sequence, lacks.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,6 +13,7 @@ import (
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/pkg/service/repartition"
 	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 // closedSubject is what the stream takes while it is closed: nobody publishes there.
@@ -51,40 +53,28 @@ func (s Shape) SetRepartition(ctx context.Context, js jetstream.JetStream, state
 	return nil
 }
 
-// Behind says which servers of a cluster lack messages of the event stream, or are away; empty when none. What such a server counts or reads of the stream
-// may be too little, and it may be the one that is asked.
-func Behind(ctx context.Context, js jetstream.JetStream) (string, error) {
-	stream, err := js.Stream(ctx, events.StreamAudit)
-	if err != nil {
-		return "", fmt.Errorf("open stream %s: %w", events.StreamAudit, err)
-	}
-	cluster := stream.CachedInfo().Cluster
-	if cluster == nil {
-		return "", nil
-	}
-	var names []string
-	for _, r := range cluster.Replicas {
-		if !r.Current || r.Offline || r.Lag > 0 {
-			names = append(names, r.Name)
-		}
-	}
-	return strings.Join(names, ", "), nil
-}
-
-// Ingesters are the names of those whose heartbeat counts.
+// Ingesters are the names of those whose heartbeat counts. The leader of the bucket is asked, and not the server of a reader, which may have missed the first heartbeat of one.
 func Ingesters(ctx context.Context, js jetstream.JetStream) ([]string, error) {
-	kv, err := js.KeyValue(ctx, BucketIngesters)
+	const bucket, prefix = bucketPrefix + BucketIngesters, "$KV." + BucketIngesters + "."
+	stream, err := js.Stream(ctx, bucket)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", BucketIngesters, err)
 	}
-	keys, err := kv.ListKeys(ctx)
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
 	if err != nil {
 		return nil, fmt.Errorf("list bucket %s: %w", BucketIngesters, err)
 	}
 	var names []string
-	for name := range keys.Keys() {
-		names = append(names, name)
+	for subject := range info.State.Subjects {
+		m, found, err := scan.Last(ctx, js.Conn(), bucket, subject)
+		if err != nil {
+			return nil, fmt.Errorf("list bucket %s: %w", BucketIngesters, err)
+		}
+		if found && !m.Deleted() {
+			names = append(names, strings.TrimPrefix(subject, prefix))
+		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 const (
@@ -91,7 +92,7 @@ func FirstOpen(ctx context.Context, js jetstream.JetStream, partitions int, thro
 		if err != nil {
 			return 0, err
 		}
-		m, found, err := next(ctx, js.Conn(), seq+1, ofPartition(p))
+		m, found, err := scan.Next(ctx, js.Conn(), events.StreamAudit, seq+1, events.PartitionSubject(p))
 		if err != nil {
 			return 0, err
 		}

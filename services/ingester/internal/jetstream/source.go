@@ -15,6 +15,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/pipeline"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 const (
@@ -57,7 +58,7 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 	least := end
 	for p, seq := range after {
 		// An idle partition must not make us read the stream from its last message on.
-		m, found, err := next(ctx, s.js.Conn(), seq+1, ofPartition(p))
+		m, found, err := scan.Next(ctx, s.js.Conn(), events.StreamAudit, seq+1, events.PartitionSubject(p))
 		if err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ func (s *Source) Read(ctx context.Context, after map[int]uint64, deliver func(in
 		err = start(least, "", slices.Collect(maps.Keys(after))...)
 	} else {
 		for p, from := range starts {
-			err = errors.Join(err, start(from, ofPartition(p), p))
+			err = errors.Join(err, start(from, events.PartitionSubject(p), p))
 		}
 	}
 	if err != nil {
@@ -155,7 +156,7 @@ func (s *Source) close(ctx context.Context, stream jetstream.Stream, readers []*
 // Range implements pipeline.Source. Both borders must be messages of the partition.
 func (s *Source) Range(ctx context.Context, partition int, first, last uint64, fn func(pipeline.Message) error) error {
 	for _, seq := range []uint64{first, last} {
-		m, found, err := next(ctx, s.js.Conn(), seq, ofPartition(partition))
+		m, found, err := scan.Next(ctx, s.js.Conn(), events.StreamAudit, seq, events.PartitionSubject(partition))
 		if err != nil {
 			return err
 		}
@@ -184,7 +185,7 @@ func (s *Source) Range(ctx context.Context, partition int, first, last uint64, f
 		return true
 	}
 	defer func() { s.close(ctx, stream, []*reader{r}) }()
-	if err := r.start(ctx, s.nc, stream, first, ofPartition(partition)); err != nil {
+	if err := r.start(ctx, s.nc, stream, first, events.PartitionSubject(partition)); err != nil {
 		return err
 	}
 	<-ctx.Done()

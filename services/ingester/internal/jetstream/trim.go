@@ -9,6 +9,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/pipeline"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 // Trim removes from the stream what is in the table and older than retention, and returns the sequence of the first message that is left.
@@ -34,7 +35,7 @@ func (s *Source) Trim(ctx context.Context, committed pipeline.Positions, retenti
 	if now := s.Now(); now.Before(newest) {
 		newest = now
 	}
-	keep, err = s.firstSince(ctx, state.FirstSeq, keep, newest.Add(-retention))
+	keep, err = scan.Since(ctx, s.js.Conn(), events.StreamAudit, events.SubjectLog, state.FirstSeq, keep, newest.Add(-retention))
 	if err != nil || keep <= state.FirstSeq {
 		return state.FirstSeq, err
 	}
@@ -42,24 +43,4 @@ func (s *Source) Trim(ctx context.Context, committed pipeline.Positions, retenti
 		return state.FirstSeq, fmt.Errorf("trim stream %s to sequence %d: %w", events.StreamAudit, keep, err)
 	}
 	return keep, nil
-}
-
-// firstSince returns the sequence of the first message from lo on that is not older than t, or hi when those before hi all are.
-func (s *Source) firstSince(ctx context.Context, lo, hi uint64, t time.Time) (uint64, error) {
-	for lo < hi {
-		mid := lo + (hi-lo)/2
-		m, found, err := next(ctx, s.js.Conn(), mid, events.SubjectLog)
-		if err != nil {
-			return 0, err
-		}
-		switch {
-		case !found || m.Seq >= hi:
-			hi = mid
-		case m.Time.Before(t):
-			lo = m.Seq + 1
-		default:
-			hi = mid
-		}
-	}
-	return lo, nil
 }

@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,10 +10,8 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/pipeline"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
-
-// countIdle is how long the server keeps a consumer that was made to count, should it not be told to remove it.
-const countIdle = 5 * time.Second
 
 // Unread implements pipeline.Source.
 func (s *Source) Unread(ctx context.Context, reading []int, after map[int]uint64) (u pipeline.Unread, err error) {
@@ -40,55 +37,36 @@ func (s *Source) Unread(ctx context.Context, reading []int, after map[int]uint64
 	return u, nil
 }
 
-// count adds the messages of the partitions from a sequence on. For all partitions that is arithmetic: nothing is ever taken out of the middle of the
-// stream. Else the server counts.
+// count adds the messages of the partitions from a sequence on.
 func (s *Source) count(ctx context.Context, stream jetstream.Stream, from uint64, partitions []int, u *pipeline.Unread) error {
 	state := stream.CachedInfo().State
 	if from = max(from, state.FirstSeq); from > state.LastSeq || state.Msgs == 0 || len(partitions) == 0 {
 		return nil
 	}
-	n, filters := state.LastSeq-from+1, []string{events.SubjectLog}
-	if len(partitions) < s.shape.Partitions {
-		filters = filters[:0]
-		for _, p := range partitions {
-			filters = append(filters, ofPartition(p))
-		}
-		var err error
-		if n, err = s.pending(ctx, stream, from, filters); err != nil || n == 0 {
-			return err
-		}
+	n, oldest, err := s.waiting(ctx, from, state.LastSeq, partitions)
+	if err != nil || n == 0 {
+		return err
 	}
 	u.Messages += n
-	for _, filter := range filters {
-		m, found, err := next(ctx, s.js.Conn(), from, filter)
-		if err != nil {
-			return err
-		}
-		if found && (u.Oldest.IsZero() || m.Time.Before(u.Oldest)) {
-			u.Oldest = m.Time
-		}
+	if u.Oldest.IsZero() || oldest.Before(u.Oldest) {
+		u.Oldest = oldest
 	}
 	return nil
 }
 
-// pending is how many messages from a sequence on the server has for a new consumer.
-func (s *Source) pending(ctx context.Context, stream jetstream.Stream, from uint64, filters []string) (uint64, error) {
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       from,
-		FilterSubjects:    filters,
-		AckPolicy:         jetstream.AckNonePolicy,
-		HeadersOnly:       true,
-		InactiveThreshold: countIdle,
-		MemoryStorage:     true,
-		Replicas:          1,
-	})
-	if err != nil {
-		return 0, fmt.Errorf("count from sequence %d: %w", from, err)
+// waiting counts the messages of the partitions from a sequence on, and says when the first of them came. For all partitions that is arithmetic up to last:
+// nothing is ever taken out of the middle of the stream. Else the server counts.
+func (s *Source) waiting(ctx context.Context, from, last uint64, partitions []int) (n uint64, oldest time.Time, err error) {
+	if len(partitions) == s.shape.Partitions {
+		m, found, err := scan.Next(ctx, s.js.Conn(), events.StreamAudit, from, events.SubjectLog)
+		if err != nil || !found {
+			return 0, oldest, err
+		}
+		return last - from + 1, m.Time, nil
 	}
-	info := consumer.CachedInfo()
-	if err := stream.DeleteConsumer(ctx, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0, fmt.Errorf("remove a consumer that has counted: %w", err)
+	subjects := make([]string, len(partitions))
+	for i, p := range partitions {
+		subjects[i] = events.PartitionSubject(p)
 	}
-	return info.NumPending, nil
+	return scan.Count(ctx, s.js, events.StreamAudit, subjects, from)
 }

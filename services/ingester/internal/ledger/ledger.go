@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/auditlog/pkg/events"
+	"example.com/auditlog/services/ingester/internal/scan"
 )
 
 // Errors of the ledger.
@@ -193,33 +194,16 @@ func (l *Ledger) Walk(ctx context.Context, partition int, fn func(Record) error)
 	if err != nil || last.Seq == 0 {
 		return err
 	}
-	cons, err := l.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.LedgerSubject(partition)}})
-	if err != nil {
-		return fmt.Errorf("walk ledger of partition %d: %w", partition, err)
-	}
-	it, err := cons.Messages()
-	if err != nil {
-		return fmt.Errorf("walk ledger of partition %d: %w", partition, err)
-	}
-	defer it.Stop()
-	for {
-		m, err := it.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("walk ledger of partition %d: %w", partition, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("walk ledger of partition %d: %w", partition, err)
-		}
+	of := scan.Range{Stream: events.StreamLedger, Subject: events.LedgerSubject(partition), Last: last.Seq}
+	err = scan.Walk(ctx, l.js, of, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		r, err := decode(m.Data(), meta.Sequence.Stream, meta.Timestamp)
 		if err != nil {
 			return err
 		}
-		if err := fn(r); err != nil {
-			return err
-		}
-		if r.Seq >= last.Seq {
-			return nil
-		}
+		return fn(r)
+	})
+	if err != nil {
+		return fmt.Errorf("walk ledger of partition %d: %w", partition, err)
 	}
+	return nil
 }
