@@ -60,15 +60,6 @@ func (c *commands) holdChange(use, short string, kind control.Kind) *cobra.Comma
 	return cmd
 }
 
-// holdLine is a hold as it is listed.
-type holdLine struct {
-	TenantID string    `json:"tenant_id"`
-	Decision uint64    `json:"decision"`
-	At       time.Time `json:"at"`
-	By       string    `json:"by"`
-	Reason   string    `json:"reason"`
-}
-
 func (c *commands) holdList() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -81,9 +72,9 @@ func (c *commands) holdList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				lines := []holdLine{}
+				lines := []decidedLine{}
 				for _, r := range state.Holds() {
-					lines = append(lines, holdLine{r.Tenant.String(), r.Seq, r.At, r.By, r.Reason})
+					lines = append(lines, newDecidedLine(r))
 				}
 				if asJSON {
 					return c.printLines(lines)

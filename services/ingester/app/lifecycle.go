@@ -107,6 +107,12 @@ func describe(r control.Record) string {
 		return whose + " is not on hold any more"
 	case control.Offboarded:
 		return whose + " has left: all of its events are removed"
+	case control.Erased:
+		return fmt.Sprintf("%s: an actor is erased and is called %s", whose, r.Erase.Pseudonym)
+	case control.EraseRuleSet:
+		return fmt.Sprintf("%s: with actors who are erased go metadata fields %q and resources of types %q", whose, r.EraseRule.Fields, r.EraseRule.ResourceTypes)
+	case control.EraseRuleUnset:
+		return whose + ": with actors who are erased goes nothing else"
 	}
 	return whose + ": " + string(r.Kind)
 }
@@ -342,6 +348,9 @@ func (c *commands) printReport(report lifecycle.Report, dry bool) error {
 	if dry {
 		_, err := fmt.Fprintf(c.stdout, "%d rows would be removed\n", rows)
 		return err
+	}
+	if report.Erased > 0 {
+		_, _ = fmt.Fprintf(c.stdout, "%d rows had the name of somebody who was erased\n", report.Erased)
 	}
 	_, err := fmt.Fprintf(c.stdout, "%d rows removed by %d decisions, %d earlier ones finished\n", report.Rows, report.Cuts, report.Finished)
 	return err

@@ -78,7 +78,7 @@ func (c *commands) root() *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(c.serve(), c.health(), c.dlq(), c.verify(), c.rebuild(), c.recount(), c.ledger(), c.control(), c.backup(), c.restore(),
-		c.retention(), c.hold(), c.offboard(), c.repartition(), c.version())
+		c.retention(), c.hold(), c.offboard(), c.erase(), c.repartition(), c.version())
 	return root
 }
 

@@ -45,6 +45,10 @@ const (
 	envHeartbeat = "TEST_INGESTER_HEARTBEAT"
 	envRepair    = "TEST_INGESTER_REPAIR"
 	envRetention = "TEST_INGESTER_RETENTION"
+
+	envErase       = "TEST_INGESTER_ERASE"
+	envEraseTenant = "TEST_INGESTER_ERASE_TENANT"
+	envEraseActor  = "TEST_INGESTER_ERASE_ACTOR"
 )
 
 func TestMain(m *testing.M) {
@@ -70,19 +74,21 @@ func repairUntilStep(ctx context.Context) int {
 	return exitOK
 }
 
-// retentionUntilStep is a run of retention that sends itself SIGKILL at a step.
-func retentionUntilStep(ctx context.Context, step lifecycle.Step) int {
+// killedAt sends SIGKILL to this process at a step.
+func killedAt(step lifecycle.Step) func(lifecycle.Step) error {
+	return func(at lifecycle.Step) error {
+		if at == step {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // a signal to oneself may take a moment
+		}
+		return nil
+	}
+}
+
+// lifecycleUntilStep is a run of retention, or an erasure, that is killed at a step.
+func lifecycleUntilStep(ctx context.Context, do func(lifecycle.System) error) int {
 	c := &commands{getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}
-	if err := c.withLifecycle(ctx, "retention run", func(s lifecycle.System) error {
-		_, err := lifecycle.Run(ctx, s, lifecycle.Options{By: "olga", After: func(at lifecycle.Step) error {
-			if at == step {
-				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-				select {} // a signal to oneself may take a moment
-			}
-			return nil
-		}})
-		return err
-	}); err != nil {
+	if err := c.withLifecycle(ctx, "test", do); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitFault
 	}
@@ -94,7 +100,17 @@ func child() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if step := os.Getenv(envRetention); step != "" {
-		return retentionUntilStep(ctx, lifecycle.Step(step))
+		return lifecycleUntilStep(ctx, func(s lifecycle.System) error {
+			_, err := lifecycle.Run(ctx, s, lifecycle.Options{By: "olga", After: killedAt(lifecycle.Step(step))})
+			return err
+		})
+	}
+	if step := os.Getenv(envErase); step != "" {
+		return lifecycleUntilStep(ctx, func(s lifecycle.System) error {
+			_, _, err := lifecycle.Erase(ctx, s, uuid.MustParse(os.Getenv(envEraseTenant)), os.Getenv(envEraseActor),
+				lifecycle.Options{By: "olga", After: killedAt(lifecycle.Step(step))})
+			return err
+		})
 	}
 	if os.Getenv(envRepair) != "" {
 		return repairUntilStep(ctx)

@@ -26,6 +26,7 @@ import (
 	"example.com/auditlog/pkg/service/telemetry"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/control"
+	"example.com/auditlog/services/ingester/internal/erasure"
 	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/lease"
@@ -64,6 +65,8 @@ type Service struct {
 	hourly    *hourly.Counter
 	setupLog  func(context.Context) error
 	keeper    *lifecycle.Keeper
+	decisions *control.Log
+	erased    erasure.Live          // who is replaced as events come in
 	schema    atomic.Pointer[error] // why the schema is not known to be right; to nil once it is
 }
 
@@ -111,10 +114,13 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		return nil, err
 	}
 	s.setupLog = func(ctx context.Context) error {
-		_, err := jetstream.SetupControl(ctx, js, shape, s.store, log)
+		if _, err := jetstream.SetupControl(ctx, js, shape, s.store, log); err != nil {
+			return err
+		}
+		_, err := s.loadErased(ctx)
 		return err
 	}
-	decisions := control.New(js, s.store)
+	s.decisions = control.New(js, s.store)
 	s.source = jetstream.NewSource(js, s.reader, shape, log)
 	s.source.Traced = traced
 	heartbeat, ttl := cfg.lease()
@@ -125,14 +131,14 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
 	}, pipeline.Deps{
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
-		Sink: sink{s.store}, Members: s.members, Log: log, Registerer: deps.Registerer, Traces: deps.Traces,
+		Sink: sink{s.store}, Members: s.members, Erase: s.erased.Apply, Log: log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})
 	s.checker = verify.NewChecker(verify.System{
-		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Control: decisions, Partitions: cfg.Partitions, Shard: cfg.Shard,
+		Ledger: l, Positions: s.positions, Reader: replay.New(bulk), Table: s.store, Control: s.decisions, Partitions: cfg.Partitions, Shard: cfg.Shard,
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	s.hourly = hourly.New(s.store, s.positions, s.pipe.Driven, cfg.HourlyEvery, deps.Registerer, log)
 	s.keeper = lifecycle.NewKeeper(lifecycle.System{
-		Log: decisions, Table: s.store, Positions: s.positions, Counts: s.hourly, Announcer: lifecycle.NewEvents(s.nc),
+		Log: s.decisions, Table: s.store, Positions: s.positions, Counts: s.hourly, Announcer: lifecycle.NewEvents(s.nc),
 		Partitions: cfg.Partitions, Shard: cfg.Shard, Logger: log,
 	}, "ingester "+instance, cfg.RetentionEvery, s.first, deps.Registerer)
 	return s, nil
@@ -269,6 +275,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	wg.Go(func() { s.trim(background) })
 	wg.Go(func() { _ = s.checker.Run(background) })
 	wg.Go(func() { s.hourly.Run(background) })
+	wg.Go(func() { s.followErased(background) })
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	var lost error

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -135,35 +136,41 @@ func (s *Store) CountedDays(ctx context.Context, partition int, tenant *uuid.UUI
 // gone leaves no name behind.
 func (s *Store) DropEmptyHours(ctx context.Context, partition int, h Hours, age time.Duration) error {
 	for {
-		keys, err := s.emptyHours(ctx, partition, h, age)
+		salt := rand.Text()
+		keys, err := s.emptyHours(ctx, partition, h, age, salt)
 		if err != nil || len(keys) == 0 {
 			return err
 		}
-		// The keys are spelled out. A subquery would be asked again for each part, and find no 0 any more once the part that had it is done: the number
-		// from before would come back.
+		// The keys are written out. A subquery would be asked again for each part, and find no 0 any more once the part that had it is done: the number
+		// from before would come back. They have hashes for names: the server keeps its statements.
 		err = s.steps(ctx, fmt.Sprintf("delete empty hours of partition %d", partition), fmt.Sprintf(
-			"ALTER TABLE event_hours DELETE WHERE %s AND (tenant_id, hour, action, actor_id, counted_at) IN (%s) SETTINGS mutations_sync = 2",
-			h.where(partition, "hour"), strings.Join(keys, ", ")))
+			"ALTER TABLE event_hours DELETE WHERE %s AND (tenant_id, hour, %s, counted_at) IN (%s) SETTINGS mutations_sync = 2",
+			h.where(partition, "hour"), hourNames(salt), strings.Join(keys, ", ")))
 		if err != nil || len(keys) < emptyHoursAtOnce {
 			return err
 		}
 	}
 }
 
-// emptyHoursAtOnce keeps a statement of the longest names (256 bytes each, hexadecimal) within half of ClickHouse's max_query_size of 256 KiB.
-const emptyHoursAtOnce = 100
+// hourNames is SQL of a hash of action and actor. An action has no control characters.
+func hourNames(salt string) string {
+	return fmt.Sprintf("hex(SHA256(concat('%s', action, '\\n', actor_id)))", salt)
+}
+
+// emptyHoursAtOnce keeps a statement well within ClickHouse's max_query_size of 256 KiB.
+const emptyHoursAtOnce = 500
 
 // emptyHours returns, as SQL, the rows that belong to counts of 0.
-func (s *Store) emptyHours(ctx context.Context, partition int, h Hours, age time.Duration) ([]string, error) {
+func (s *Store) emptyHours(ctx context.Context, partition int, h Hours, age time.Duration, salt string) ([]string, error) {
 	where := h.where(partition, "hour")
 	var rows []struct {
 		Row string `ch:"row"`
 	}
-	err := s.queries.Select(ctx, &rows, fmt.Sprintf(`SELECT format('(toUUID(\'{}\'), toDateTime({}, \'UTC\'), unhex(\'{}\'), unhex(\'{}\'), fromUnixTimestamp64Micro({}, \'UTC\'))',
-			toString(tenant_id), toString(toUnixTimestamp(hour)), hex(action), hex(actor_id), toString(toUnixTimestamp64Micro(counted_at))) AS row
+	err := s.queries.Select(ctx, &rows, fmt.Sprintf(`SELECT format('(toUUID(\'{}\'), toDateTime({}, \'UTC\'), \'{}\', fromUnixTimestamp64Micro({}, \'UTC\'))',
+			toString(tenant_id), toString(toUnixTimestamp(hour)), %s, toString(toUnixTimestamp64Micro(counted_at))) AS row
 		FROM event_hours WHERE %s AND (tenant_id, hour, action, actor_id) IN (
 			SELECT tenant_id, hour, action, actor_id FROM event_hours FINAL WHERE %s AND events = 0 AND counted_at <= now64(6) - toIntervalSecond(%d))
-		ORDER BY counted_at LIMIT %d`, where, where, int(age.Seconds()), emptyHoursAtOnce))
+		ORDER BY counted_at LIMIT %d`, hourNames(salt), where, where, int(age.Seconds()), emptyHoursAtOnce))
 	if err != nil {
 		return nil, fmt.Errorf("look for empty hours of partition %d: %w", partition, classify(err))
 	}

@@ -11,7 +11,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -33,6 +35,9 @@ const (
 	HoldRelease Kind = "hold.release"
 	// Erased replaces an actor of a tenant by a pseudonym.
 	Erased Kind = "erase"
+	// EraseRuleSet sets what goes with actors of a tenant that are erased from then on; EraseRuleUnset takes that back.
+	EraseRuleSet   Kind = "erase.rule.set"
+	EraseRuleUnset Kind = "erase.rule.unset"
 	// Offboarded says that a tenant has left: all of its events are to go, those that are yet to come included.
 	Offboarded Kind = "offboard"
 	// Removal is a cut: rows that are removed from the table from here on.
@@ -58,6 +63,7 @@ type Decision struct {
 
 	Retention *Retention `json:"retention,omitempty"`
 	Erase     *Erase     `json:"erase,omitempty"`
+	EraseRule *EraseRule `json:"erase_rule,omitempty"`
 	Cut       *Cut       `json:"cut,omitempty"`
 	Done      *Finished  `json:"done,omitempty"`
 }
@@ -70,14 +76,54 @@ type Retention struct {
 	Days int `json:"days,omitempty"`
 }
 
+// SaltBytes is how long a salt is.
+const SaltBytes = 32
+
 // Erase is how an actor is replaced. The actor's clear name is nowhere in it.
 type Erase struct {
 	// Pseudonym takes the actor's place.
 	Pseudonym string `json:"pseudonym"`
-	// ActorHash is the keyed hash of the actor's id, in hexadecimal, by which a rebuild knows the actor again.
-	ActorHash string `json:"actor_hash"`
-	// Fields are metadata fields whose values go with the name.
+	// ActorHash is SHA-256 over Salt and the actor's id, by which the actor is known again. Salt is random, and one for all actors of a tenant.
+	ActorHash ledger.Digest `json:"actor_hash"`
+	Salt      ledger.Digest `json:"salt"`
+	// EraseRule is what goes with the name.
+	EraseRule
+}
+
+// EraseRule is what goes with an actor who is erased.
+type EraseRule struct {
+	// Fields are keys of metadata whose values go.
 	Fields []string `json:"fields,omitempty"`
+	// ResourceTypes are those of which a resource may be the actor: then resource_id goes, too.
+	ResourceTypes []string `json:"resource_types,omitempty"`
+}
+
+// Bounds of an EraseRule.
+const (
+	MaxEraseNames     = 100
+	MaxEraseNameBytes = 256
+)
+
+// Validate says what is wrong with a rule; nil when nothing is.
+func (r EraseRule) Validate() error {
+	names := slices.Concat(r.Fields, r.ResourceTypes)
+	if len(names) > MaxEraseNames {
+		return fmt.Errorf("%d fields and types of resources, at most %d can be", len(names), MaxEraseNames)
+	}
+	for _, n := range names {
+		if n == "" || len(n) > MaxEraseNameBytes || !utf8.ValidString(n) {
+			return fmt.Errorf("a field or a type of resources must be UTF-8 of 1 to %d bytes", MaxEraseNameBytes)
+		}
+	}
+	return nil
+}
+
+// Covers says whether all that goes by another rule goes by this one.
+func (r EraseRule) Covers(other EraseRule) bool {
+	in := func(names []string) func(string) bool {
+		return func(n string) bool { return !slices.Contains(names, n) }
+	}
+	return !slices.ContainsFunc(other.Fields, in(r.Fields)) && !slices.ContainsFunc(other.ResourceTypes, in(r.ResourceTypes))
 }
 
 // Cut is a removal that is about to be done, of one tenant's rows. A row is covered when its sequence is at most Through and its created_at is before the
@@ -111,6 +157,8 @@ type Finished struct {
 	Shard string `json:"shard"`
 	// Cuts are the sequences of cuts in the log; empty when a run found nothing to remove.
 	Cuts []uint64 `json:"cuts,omitempty"`
+	// Erasures are the sequences of erasures that the table follows.
+	Erasures []uint64 `json:"erasures,omitempty"`
 	// Purged are the partitions whose removed rows are not on the disk any more.
 	Purged []int `json:"purged,omitempty"`
 	// Whole says that it was a run over all tenants of the shard.
@@ -137,7 +185,7 @@ const MaxDays = 36500
 // validate says what is wrong with a decision; nil when nothing is.
 func (d *Decision) validate() error {
 	parts := 0
-	for _, set := range []bool{d.Retention != nil, d.Erase != nil, d.Cut != nil, d.Done != nil} {
+	for _, set := range []bool{d.Retention != nil, d.Erase != nil, d.EraseRule != nil, d.Cut != nil, d.Done != nil} {
 		if set {
 			parts++
 		}
@@ -161,10 +209,18 @@ func (d *Decision) validate() error {
 	case HoldSet, HoldRelease, Offboarded:
 		return needs(false, true)
 	case Erased:
-		if d.Erase == nil || d.Erase.Pseudonym == "" || d.Erase.ActorHash == "" {
-			return errors.New("it lacks the pseudonym or the hash of the actor")
+		var none ledger.Digest
+		if d.Erase == nil || d.Erase.Pseudonym == "" || d.Erase.ActorHash == none || d.Erase.Salt == none {
+			return errors.New("it lacks the pseudonym, the hash of the actor or its salt")
 		}
-		return needs(true, true)
+		return errors.Join(needs(true, true), d.Erase.Validate())
+	case EraseRuleSet:
+		if d.EraseRule == nil || len(d.EraseRule.Fields)+len(d.EraseRule.ResourceTypes) == 0 {
+			return errors.New("it has no rule")
+		}
+		return errors.Join(needs(true, true), d.EraseRule.Validate())
+	case EraseRuleUnset:
+		return needs(false, true)
 	case Removal:
 		if d.Cut == nil || len(d.Cut.Bounds) == 0 || d.Cut.Through == 0 {
 			return errors.New("it covers nothing")

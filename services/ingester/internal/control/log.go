@@ -150,6 +150,15 @@ func (l *Log) load(ctx context.Context) (*State, error) {
 	return l.state, nil
 }
 
+// Last returns the sequence of the newest decision in the stream, which Load may not have read yet. It costs one question.
+func (l *Log) Last(ctx context.Context) (uint64, error) {
+	stream, err := l.js.Stream(ctx, events.StreamControl)
+	if err != nil {
+		return 0, fmt.Errorf("open stream %s: %w", events.StreamControl, err)
+	}
+	return stream.CachedInfo().State.LastSeq, nil
+}
+
 // Made is when the stream was made that Load has read; zero before.
 func (l *Log) Made() time.Time {
 	l.mu.Lock()

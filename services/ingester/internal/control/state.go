@@ -32,6 +32,8 @@ type State struct {
 	holds      map[uuid.UUID]Record
 	offboarded map[uuid.UUID]Record
 	erased     map[uuid.UUID][]Record
+	eraseRules map[uuid.UUID]Record
+	erasing    []Record // erasures that the table is not known to follow
 	covering   map[uuid.UUID]*covering
 	marks      []Mark
 	open       []Record          // cuts that are not done
@@ -55,7 +57,7 @@ type covering struct {
 func newState() *State {
 	return &State{
 		all: map[string]Record{}, own: map[uuid.UUID]map[string]Record{}, holds: map[uuid.UUID]Record{}, offboarded: map[uuid.UUID]Record{},
-		erased: map[uuid.UUID][]Record{}, covering: map[uuid.UUID]*covering{}, runs: map[string]Record{}, purged: map[int]time.Time{},
+		erased: map[uuid.UUID][]Record{}, eraseRules: map[uuid.UUID]Record{}, covering: map[uuid.UUID]*covering{}, runs: map[string]Record{}, purged: map[int]time.Time{},
 	}
 }
 
@@ -67,7 +69,7 @@ func (s *State) with(records []Record) *State {
 	next := &State{
 		Seq: s.Seq, Hash: s.Hash, decided: slices.Clip(s.decided), marks: slices.Clip(s.marks), open: slices.Clone(s.open),
 		all: maps.Clone(s.all), own: maps.Clone(s.own), holds: maps.Clone(s.holds), offboarded: maps.Clone(s.offboarded),
-		erased: maps.Clone(s.erased), covering: maps.Clone(s.covering), runs: maps.Clone(s.runs), purged: maps.Clone(s.purged),
+		erased: maps.Clone(s.erased), eraseRules: maps.Clone(s.eraseRules), erasing: slices.Clone(s.erasing), covering: maps.Clone(s.covering), runs: maps.Clone(s.runs), purged: maps.Clone(s.purged),
 	}
 	for _, r := range records {
 		next.apply(r)
@@ -91,12 +93,18 @@ func (s *State) apply(r Record) {
 		s.offboarded[*r.Tenant] = r
 	case Erased:
 		s.erased[*r.Tenant] = append(slices.Clip(s.erased[*r.Tenant]), r)
+		s.erasing = append(s.erasing, r)
+	case EraseRuleSet:
+		s.eraseRules[*r.Tenant] = r
+	case EraseRuleUnset:
+		delete(s.eraseRules, *r.Tenant)
 	case Removal:
 		s.covering[*r.Tenant] = s.covering[*r.Tenant].with(r)
 		s.marks = append(s.marks, Mark{Mark: r.Cut.Mark, Rows: r.Cut.Rows, Cut: r.Seq, Partition: r.Cut.Partition})
 		s.open = append(s.open, r)
 	case Done:
 		s.open = slices.DeleteFunc(s.open, func(cut Record) bool { return slices.Contains(r.Done.Cuts, cut.Seq) })
+		s.erasing = slices.DeleteFunc(s.erasing, func(e Record) bool { return slices.Contains(r.Done.Erasures, e.Seq) })
 		for _, p := range r.Done.Purged {
 			s.purged[p] = r.At
 		}
@@ -205,6 +213,30 @@ func (s *State) Offboarded(tenant uuid.UUID) (r Record, left bool) {
 // Erasures returns the erasures of a tenant, oldest first.
 func (s *State) Erasures(tenant uuid.UUID) []Record { return s.erased[tenant] }
 
+// ErasedTenants returns the tenants that have erasures, in order.
+func (s *State) ErasedTenants() []uuid.UUID {
+	return slices.SortedFunc(maps.Keys(s.erased), compareIDs)
+}
+
+// Erasing returns the erasures that the table is not known to follow, oldest first.
+func (s *State) Erasing() []Record { return s.erasing }
+
+// IsErasing says whether the table is not known to follow the erasure at a sequence.
+func (s *State) IsErasing(seq uint64) bool {
+	return slices.ContainsFunc(s.erasing, func(r Record) bool { return r.Seq == seq })
+}
+
+// EraseRule returns the rule of what goes with a tenant's actors who are erased; the zero rule when there is none.
+func (s *State) EraseRule(tenant uuid.UUID) EraseRule {
+	if r, set := s.eraseRules[tenant]; set {
+		return *r.EraseRule
+	}
+	return EraseRule{}
+}
+
+// EraseRules returns the rules that are set, in the order in which they were.
+func (s *State) EraseRules() []Record { return bySeq(maps.Values(s.eraseRules)) }
+
 // Purged is when the removed rows of a partition were last made to leave the disk; zero for never.
 func (s *State) Purged(partition int) time.Time { return s.purged[partition] }
 
@@ -285,3 +317,6 @@ func bySeq(records func(func(Record) bool)) []Record {
 }
 
 func compareIDs(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) }
+
+// After is what is in force after the records alone.
+func After(records ...Record) *State { return newState().with(records) }

@@ -17,6 +17,7 @@ import (
 var actions = map[control.Kind]string{
 	control.RetentionSet: "audit.retention.set", control.RetentionUnset: "audit.retention.unset", control.Removal: "audit.retention.removed",
 	control.HoldSet: "audit.hold.set", control.HoldRelease: "audit.hold.release", control.Erased: "audit.erase", control.Offboarded: "audit.tenant.offboard",
+	control.EraseRuleSet: "audit.erase.rule.set", control.EraseRuleUnset: "audit.erase.rule.unset",
 }
 
 // actorType is that of whoever decides.
@@ -69,7 +70,9 @@ func eventOf(r control.Record, tenant uuid.UUID) (events.Event, error) {
 	case control.Removal:
 		details["rows"], details["bounds"], details["oldest_us"], details["newest_us"] = r.Cut.Rows, r.Cut.Bounds, r.Cut.MinCreated, r.Cut.MaxCreated
 	case control.Erased:
-		details["pseudonym"] = r.Erase.Pseudonym
+		details["pseudonym"], details["fields"], details["resource_types"] = r.Erase.Pseudonym, namesOf(r.Erase.Fields), namesOf(r.Erase.ResourceTypes)
+	case control.EraseRuleSet:
+		details["fields"], details["resource_types"] = namesOf(r.EraseRule.Fields), namesOf(r.EraseRule.ResourceTypes)
 	}
 	metadata, err := json.Marshal(details)
 	if err != nil {
@@ -84,6 +87,9 @@ func eventOf(r control.Record, tenant uuid.UUID) (events.Event, error) {
 	}
 	return ev, nil
 }
+
+// namesOf is a list that is [] when it is empty.
+func namesOf(names []string) []string { return append([]string{}, names...) }
 
 // announce publishes what was decided since the last run, and the cuts that are done now.
 func (r *run) announce(ctx context.Context, before *control.State) error {

@@ -79,10 +79,13 @@ func (k *Keeper) look(ctx context.Context) error {
 	} else {
 		k.lastRun.Set(float64(last.Unix()))
 	}
-	if k.every == 0 || !k.mine() {
+	if !k.mine() {
 		return nil
 	}
-	if time.Since(last) < k.every {
+	if err := k.erase(ctx, state); err != nil {
+		return err
+	}
+	if k.every == 0 || time.Since(last) < k.every {
 		return nil
 	}
 	report, err := Run(ctx, k.system, Options{By: k.by})
@@ -91,5 +94,19 @@ func (k *Keeper) look(ctx context.Context) error {
 		return err
 	}
 	k.system.Logger.InfoContext(ctx, "retention was run", slog.Uint64("rows", report.Rows), slog.Int("cuts", report.Cuts), slog.Int("finished", report.Finished))
+	return nil
+}
+
+// erase finishes erasures whose command died, and what came in beside one that did not.
+func (k *Keeper) erase(ctx context.Context, state *control.State) error {
+	opts := Options{By: k.by}
+	if len(newRun(k.system, opts).settled(state)) == 0 {
+		return nil
+	}
+	report, err := FinishErasures(ctx, k.system, opts)
+	if err != nil {
+		return err
+	}
+	k.system.Logger.InfoContext(ctx, "erasures were finished", slog.Uint64("rows", report.Events))
 	return nil
 }

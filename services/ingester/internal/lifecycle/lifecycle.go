@@ -98,6 +98,12 @@ const (
 	Cut Step = "cut"
 	// Removed: the rows are gone.
 	Removed Step = "removed"
+	// Decided: an erasure is in the log.
+	Decided Step = "decided"
+	// Stripped: metadata of people who are erased are changed; Renamed: their names are; Recounted: so are the counts.
+	Stripped  Step = "stripped"
+	Renamed   Step = "renamed"
+	Recounted Step = "recounted"
 )
 
 // Line is what went, or would go, of one tenant under one rule.
@@ -121,6 +127,8 @@ type Report struct {
 	Finished int    `json:"finished"`
 	Rows     uint64 `json:"rows"`
 	Cuts     int    `json:"cuts"`
+	// Erased is how many rows still had the name of somebody who was erased, and have not any more.
+	Erased uint64 `json:"erased"`
 }
 
 // run is one run.
@@ -130,6 +138,9 @@ type run struct {
 	report Report
 	done   []control.Record // cuts whose rows are gone
 	purged []int            // partitions
+
+	erased   EraseReport
+	erasures []uint64 // sequences of erasures that were seen to
 }
 
 // Plan says what a run would remove now. It changes nothing.
@@ -157,25 +168,38 @@ func Plan(ctx context.Context, s System, opts Options) (Report, error) {
 // Run removes what is to go now. It waits until no other run and no rebuild is under way. It can be done over after a failure.
 func Run(ctx context.Context, s System, opts Options) (Report, error) {
 	r := newRun(s, opts)
+	err := s.locked(ctx, r.run)
+	return r.report, err
+}
+
+// locked calls fn while nobody else removes or changes rows, and no rebuild is under way.
+func (s System) locked(ctx context.Context, fn func(context.Context) error) error {
 	held, release, err := s.Table.LockRemoval(ctx)
 	if err != nil {
-		return Report{}, err
+		return err
 	}
 	defer release()
-	if err := r.run(held); err != nil {
-		if cause := context.Cause(held); cause != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w: %w", cause, err)
-		}
-		return r.report, fmt.Errorf("remove events: %w", err)
+	beside, err := s.Table.Beside(held)
+	if err == nil && beside != (clickhouse.Beside{}) {
+		err = ErrRebuild
 	}
-	return r.report, nil
+	if err == nil {
+		err = fn(held)
+	}
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(held); cause != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return fmt.Errorf("change stored events: %w", err)
 }
 
 func newRun(s System, opts Options) *run {
 	if opts.Now.IsZero() {
 		opts.Now = time.Now()
 	}
-	return &run{System: s, opts: opts, report: Report{Lines: []Line{}}}
+	return &run{System: s, opts: opts, report: Report{Lines: []Line{}}, erased: EraseReport{Lines: []EraseLine{}}}
 }
 
 // partitions are those that it is about.
@@ -188,13 +212,6 @@ func (r *run) partitions() []int {
 }
 
 func (r *run) run(ctx context.Context) error {
-	beside, err := r.Table.Beside(ctx)
-	if err != nil {
-		return err
-	}
-	if beside != (clickhouse.Beside{}) {
-		return ErrRebuild
-	}
 	before, err := r.Log.Load(ctx)
 	if err != nil {
 		return err
@@ -288,6 +305,11 @@ func (r *run) partition(ctx context.Context, p int) error {
 	if err := r.remove(ctx, p, cuts); err != nil {
 		return err
 	}
+	// What an ingester brought in before it knew of an erasure, or a backup.
+	if err := r.erasePartition(ctx, state, p); err != nil {
+		return err
+	}
+	r.report.Erased = r.erased.Events
 	if r.opts.Purge || r.opts.Now.Sub(state.Purged(p)) >= purgeAge {
 		r.purged = append(r.purged, p)
 		return r.Table.Purge(ctx, p)
@@ -314,9 +336,14 @@ func (r *run) note(ctx context.Context) error {
 	for _, c := range r.done {
 		seqs = append(seqs, c.Seq)
 	}
+	state, err := r.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	erasures := r.doneErasures(state)
 	for {
 		n := min(len(seqs), maxDone)
-		done := &control.Finished{Shard: r.Shard.String(), Cuts: seqs[:n], Purged: r.purged, Whole: r.opts.Tenant == nil}
+		done := &control.Finished{Shard: r.Shard.String(), Cuts: seqs[:n], Erasures: erasures, Purged: r.purged, Whole: r.opts.Tenant == nil}
 		if _, err := Decide(ctx, r.Log, func(*control.State) (control.Decision, error) {
 			return control.Decision{Kind: control.Done, By: r.opts.By, Done: done}, nil
 		}); err != nil {

@@ -104,6 +104,11 @@ func (w *world) run(t *testing.T, opts lifecycle.Options) lifecycle.Report {
 	return r
 }
 
+// differing counts hourly counts that are not those of the events.
+const differing = `SELECT count() FROM (SELECT tenant_id, hour, actor_id, action, sum(n) AS d FROM (
+	SELECT tenant_id, toStartOfHour(created_at)::DateTime('UTC') AS hour, actor_id, action, toInt64(count()) AS n FROM events GROUP BY ALL
+	UNION ALL SELECT tenant_id, hour, actor_id, action, -toInt64(events) FROM events_hourly) GROUP BY ALL HAVING d != 0)`
+
 // want fails unless the table has the rows of these sequences alone, the hourly counts are those of the events, and verification, of both kinds, finds
 // nothing.
 func (w *world) want(t *testing.T, seqs ...uint64) {
@@ -112,9 +117,6 @@ func (w *world) want(t *testing.T, seqs ...uint64) {
 	if got := w.Exec(t, "SELECT arraySort(groupArray(stream_seq)) FROM event_log"); got != strings.ReplaceAll(fmt.Sprint(seqs), " ", ",") {
 		t.Errorf("rows %s, want %v", got, seqs)
 	}
-	const differing = `SELECT count() FROM (SELECT tenant_id, hour, actor_id, action, sum(n) AS d FROM (
-		SELECT tenant_id, toStartOfHour(created_at)::DateTime('UTC') AS hour, actor_id, action, toInt64(count()) AS n FROM events GROUP BY ALL
-		UNION ALL SELECT tenant_id, hour, actor_id, action, -toInt64(events) FROM events_hourly) GROUP BY ALL HAVING d != 0)`
 	if got := w.Exec(t, differing); got != "0" {
 		t.Errorf("%s hourly counts are not those of the events", got)
 	}

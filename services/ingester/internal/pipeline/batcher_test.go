@@ -9,7 +9,7 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
-func testJudge() *judge { return newJudge(0, newBlockPool(func() Block { return &block{} }, 1)) }
+func testJudge() *judge { return newJudge(0, newBlockPool(func() Block { return &block{} }, 1), nil) }
 
 // Ensure that, whatever comes and whenever a batch is taken, each message leaves exactly once, in order, and no batch is over a bound.
 func TestBatcherProperties(t *testing.T) {

@@ -40,7 +40,7 @@ func (p *Pipeline) newDriver(partition int) *driver {
 		wake:      make(chan struct{}, 1),
 		drained:   make(chan struct{}),
 		gather: batcher{maxEvents: p.cfg.BatchMaxEvents, maxBytes: p.cfg.BatchMaxBytes,
-			lingerMin: p.cfg.LingerMin, lingerMax: p.cfg.LingerMax, lingerBehind: p.cfg.LingerBehind, judge: newJudge(partition, p.blocks)},
+			lingerMin: p.cfg.LingerMin, lingerMax: p.cfg.LingerMax, lingerBehind: p.cfg.LingerBehind, judge: newJudge(partition, p.blocks, p.erase)},
 	}
 }
 

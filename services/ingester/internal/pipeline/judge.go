@@ -30,17 +30,18 @@ type yearRows struct {
 }
 
 // judge decides on the messages of a partition one by one, as they are read. What it says of a batch is a pure function of the batch's messages,
-// the hash it begins with, and ledger.SchemaVersion.
+// the hash it begins with, and ledger.SchemaVersion; what rows are made of them, of who was erased, too.
 type judge struct {
 	partition int
 	blocks    *blockPool
+	erase     func(uuid.UUID, *events.Raw) // nil for nobody
 	decoder   events.Decoder
 	raw       events.Raw
 	hasher    *ledger.Hasher // over the batch that is open
 }
 
-func newJudge(partition int, blocks *blockPool) *judge {
-	return &judge{partition: partition, blocks: blocks, hasher: ledger.NewHasher(ledger.Digest{})}
+func newJudge(partition int, blocks *blockPool, erase func(uuid.UUID, *events.Raw)) *judge {
+	return &judge{partition: partition, blocks: blocks, erase: erase, hasher: ledger.NewHasher(ledger.Digest{})}
 }
 
 // begin opens a batch that follows the one with the hash prev. There is one open batch at a time.
@@ -61,6 +62,9 @@ func (g *judge) add(j *judgement, m *Message) int {
 	if err != nil {
 		j.dead = append(j.dead, deadLetter(m, err))
 		return m.bytes()
+	}
+	if g.erase != nil {
+		g.erase(tenant, &g.raw)
 	}
 	year := g.year(j, g.raw.CreatedAt)
 	year.rows.Append(g.partition, tenant, m.Seq, m.Time, &g.raw)

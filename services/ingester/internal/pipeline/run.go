@@ -10,9 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"example.com/auditlog/pkg/events"
 )
 
 // restartPause is how long a partition whose driver had to let go rests before this process drives it again, so that two processes that
@@ -31,8 +34,10 @@ type Deps struct {
 	DeadLetters DeadLetters
 	Sink        Sink
 	Members     Members
-	Log         *slog.Logger
-	Registerer  prometheus.Registerer
+	// Erase replaces in an event of a tenant who was erased, before it becomes a row; nil for nobody. It is called by several goroutines.
+	Erase      func(tenant uuid.UUID, ev *events.Raw)
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
 	// Traces makes the spans of batches with traced messages; nil for none.
 	Traces trace.TracerProvider
 }
@@ -45,6 +50,7 @@ type Pipeline struct {
 	dead      DeadLetters
 	sink      Sink
 	members   Members
+	erase     func(uuid.UUID, *events.Raw)
 	log       *slog.Logger
 	metrics   *metrics
 	tracer    trace.Tracer
@@ -82,7 +88,7 @@ func New(cfg Config, deps Deps) *Pipeline {
 		deps.Traces = noop.NewTracerProvider()
 	}
 	p := &Pipeline{
-		cfg: cfg, source: deps.Source, ledger: deps.Ledger, dead: deps.DeadLetters, sink: deps.Sink, members: deps.Members, log: deps.Log,
+		cfg: cfg, source: deps.Source, ledger: deps.Ledger, dead: deps.DeadLetters, sink: deps.Sink, members: deps.Members, erase: deps.Erase, log: deps.Log,
 		tracer:     deps.Traces.Tracer(tracerName),
 		memory:     newMemory(cfg.Memory),
 		pacer:      newPacer(cfg.InsertRate),

@@ -166,6 +166,7 @@ func (w *writer) batches(ctx context.Context, entries []ledger.Record) error {
 		if !ok || !w.wants(m.Seq, tenant) || w.state.Covered(tenant, string(ev.Action), ev.CreatedAt, m.Seq) > 0 {
 			return nil
 		}
+		w.erased.Apply(tenant, ev)
 		return w.add(ctx, tenant, &m, ev)
 	})
 	if err != nil {

@@ -31,6 +31,7 @@ import (
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/control"
+	"example.com/auditlog/services/ingester/internal/erasure"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify"
 )
@@ -94,7 +95,8 @@ type builder struct {
 	streamFirst uint64
 	report      Report
 	mark        mark
-	state       *control.State // what was removed does not come back
+	state       *control.State // what was removed does not come back,
+	erased      *erasure.Set   // nor do the names of who was erased
 }
 
 // Run rebuilds. It may run beside any number of ingesters, and alone when all batches of the ledger are in the table. Nothing is changed when it fails
@@ -200,6 +202,7 @@ func (b *builder) begin(ctx context.Context) (err error) {
 	if b.state, err = b.Control.Load(ctx); err != nil {
 		return err
 	}
+	b.erased = erasure.Of(b.state)
 	if b.streamFirst, _, err = b.Reader.Bounds(ctx); err != nil {
 		return err
 	}

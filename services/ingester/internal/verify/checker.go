@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"example.com/auditlog/services/ingester/internal/erasure"
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
@@ -75,7 +76,7 @@ func NewChecker(s System, partitions func() []int, opts CheckerOptions, reg prom
 	if c.batches == 0 {
 		c.batches = DefaultRoundBatches
 	}
-	for _, k := range []Kind{Missing, Duplicate, Differing, Surplus, Skipped, Undelivered, Chain, Changed, Tombstones} {
+	for _, k := range []Kind{Missing, Duplicate, Differing, Unerased, Surplus, Skipped, Undelivered, Chain, Changed, Tombstones} {
 		c.findings.WithLabelValues(string(k))
 	}
 	reg.MustRegister(c.checked, c.findings, c.folded, c.lastOK, c.failures)
@@ -146,7 +147,7 @@ func (c *Checker) partition(ctx context.Context, p int, s *checkState, n int, re
 	if err != nil {
 		return err
 	}
-	v := &verifier{System: c.system, state: state, report: report}
+	v := &verifier{System: c.system, state: state, erased: erasure.Of(state), report: report}
 	at, err := v.progress(ctx, p)
 	if err != nil || at.committed == 0 {
 		return err

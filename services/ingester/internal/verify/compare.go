@@ -11,6 +11,7 @@ import (
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
+	"example.com/auditlog/services/ingester/internal/erasure"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
 )
@@ -21,6 +22,8 @@ type comparison struct {
 	partition int
 	rows      map[uint64]*clickhouse.Row // those no message was seen of yet
 	absent    []absentRow
+	// differing are rows that are not what is in force said they are when we began.
+	differing []differingRow
 	// removed are sequences with a tombstone and without a row, of messages that the stream does not hold any more.
 	removed map[uint64]struct{}
 }
@@ -101,10 +104,8 @@ func (c *comparison) message(m *replay.Message, batch uint64, pending bool) (eve
 		return true
 	}
 	delete(c.rows, m.Seq)
-	if fields := differences(r, tenant, m.Time, ev); len(fields) > 0 {
-		f := c.rowFinding(Differing, r, "the row differs from the message in "+strings.Join(fields, ", "))
-		f.Batch = batch
-		c.report.add(f)
+	if !c.same(c.erased, r, tenant, m.Time, ev) {
+		c.differing = append(c.differing, differingRow{row: r, message: *m, batch: batch})
 	}
 	return true
 }
@@ -127,8 +128,71 @@ func (c *comparison) surplus(from uint64) {
 	}
 }
 
-// settle decides about the events without a row.
+// differingRow is a row that differs from its message.
+type differingRow struct {
+	row     *clickhouse.Row
+	message replay.Message
+	batch   uint64
+}
+
+// same says whether a row is what its message is by the erasures, or may yet be before the table follows them.
+func (c *comparison) same(erased *erasure.Set, r *clickhouse.Row, tenant uuid.UUID, at time.Time, ev *events.Raw) bool {
+	plain := *ev
+	outcome := erased.Apply(tenant, ev)
+	fields := differences(r, tenant, at, ev)
+	switch {
+	case len(fields) == 0 && !outcome.Changed:
+	case len(fields) == 0:
+		c.report.Erased++
+	case outcome.Open && !overlap(fields, differences(r, tenant, at, &plain)):
+		c.report.Erasing++
+	default:
+		return false
+	}
+	return true
+}
+
+// settleDiffering decides about rows that differ, by what was decided since we began as well.
+func (c *comparison) settleDiffering(ctx context.Context) error {
+	if len(c.differing) == 0 {
+		return nil
+	}
+	now, err := c.Control.Load(ctx)
+	if err != nil {
+		return err
+	}
+	erased := erasure.Of(now)
+	for i := range c.differing {
+		d := &c.differing[i]
+		tenant, ev, _ := c.judge.Row(&d.message)
+		if c.same(erased, d.row, tenant, d.message.Time, ev) {
+			continue
+		}
+		_, plain, _ := c.judge.Row(&d.message)
+		asPlain := differences(d.row, tenant, d.message.Time, plain)
+		changed := erased.Apply(tenant, plain).Changed
+		fields := differences(d.row, tenant, d.message.Time, plain)
+		f := c.rowFinding(Differing, d.row, "the row differs from the message in "+strings.Join(fields, ", "))
+		if changed && !overlap(fields, asPlain) {
+			f = c.rowFinding(Unerased, d.row, "the row has what was erased: the next `ingester retention run` replaces it")
+		}
+		f.Batch = d.batch
+		c.report.add(f)
+	}
+	c.differing = c.differing[:0]
+	return nil
+}
+
+// overlap says whether a field is in both lists.
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(f string) bool { return slices.Contains(b, f) })
+}
+
+// settle decides about the events without a row, and about rows that differ.
 func (c *comparison) settle(ctx context.Context) error {
+	if err := c.settleDiffering(ctx); err != nil {
+		return err
+	}
 	if err := c.settleDead(ctx); err != nil || len(c.absent) == 0 {
 		return err
 	}

@@ -21,6 +21,8 @@ const (
 	Duplicate Kind = "duplicate"
 	// Differing: a row holds something else than its message.
 	Differing Kind = "differing"
+	// Unerased: a row has the name, or what goes with it, of somebody whose erasure is done.
+	Unerased Kind = "unerased"
 	// Surplus: a row comes from no message that is an event.
 	Surplus Kind = "surplus"
 	// Skipped: a message lies between two batches and so was never ingested.
@@ -66,6 +68,9 @@ type Report struct {
 	// Tombstones counts what all decisions removed.
 	Removed    uint64 `json:"removed"`
 	Tombstones uint64 `json:"tombstones"`
+	// Erased counts rows that differ from their messages because somebody was erased, as far as they were compared; Erasing those that are yet to be changed.
+	Erased  uint64 `json:"erased"`
+	Erasing uint64 `json:"erasing"`
 	// Unproven counts rows that are fewer than the ledger says, of messages the stream does not hold any more, where enough older rows
 	// of the same time are there to be their first copies.
 	Unproven uint64 `json:"unproven"`
@@ -138,6 +143,8 @@ func (r *Report) WriteText(w io.Writer) error {
 		text string
 	}{
 		{r.Tombstones, "rows were removed by decisions of the control log"},
+		{r.Erased, "rows have a pseudonym in place of somebody who was erased"},
+		{r.Erasing, "rows have the name of somebody whose erasure is under way"},
 		{r.Pending, "rows were still being inserted"},
 		{r.Waiting, "messages wait to be ingested"},
 		{r.Trimmed, "batches are checked by count alone: the stream does not hold their messages any more"},

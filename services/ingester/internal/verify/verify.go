@@ -16,6 +16,7 @@ import (
 	"example.com/auditlog/pkg/service/shard"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/control"
+	"example.com/auditlog/services/ingester/internal/erasure"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/verify/replay"
 )
@@ -72,7 +73,7 @@ func Run(ctx context.Context, s System, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	v := &verifier{System: s, state: state, report: &Report{Deep: opts.Deep}, deep: opts.Deep}
+	v := &verifier{System: s, state: state, erased: erasure.Of(state), report: &Report{Deep: opts.Deep}, deep: opts.Deep}
 	if opts.Tenant != nil {
 		v.report.Tenant = opts.Tenant.String()
 		if err := v.tenant(ctx, *opts.Tenant); err != nil {
@@ -98,6 +99,7 @@ func Run(ctx context.Context, s System, opts Options) (*Report, error) {
 type verifier struct {
 	System
 	state  *control.State // before anything was looked at
+	erased *erasure.Set   // by it
 	report *Report
 	deep   bool
 	judge  replay.Judge
