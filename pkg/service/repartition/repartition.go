@@ -34,6 +34,8 @@ type State struct {
 	Phase Phase `json:"phase"`
 	// Through is the last sequence that the stream stored by the old number; 0 while it is closed.
 	Through uint64 `json:"through"`
+	// Ledger is the last sequence of the ledger's stream before that is made anew; 0 before Resetting.
+	Ledger uint64 `json:"ledger,omitempty"`
 }
 
 // Of reads the metadata of the stream; nil: no change is under way.

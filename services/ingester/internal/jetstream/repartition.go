@@ -78,22 +78,24 @@ func Ingesters(ctx context.Context, js jetstream.JetStream) ([]string, error) {
 	return names, nil
 }
 
-// Forget makes ledger and positions anew, empty, and removes the messages up to a sequence, all of which must be in the table. The new ledger counts on
-// behind the old one, so that a writer that knows the old one is refused by the new one.
-func (s Shape) Forget(ctx context.Context, js jetstream.JetStream, through uint64, log *slog.Logger) error {
-	var behind uint64
-	old, err := js.Stream(ctx, events.StreamLedger)
-	if err == nil {
-		behind = old.CachedInfo().State.LastSeq + 1
-	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("open stream %s: %w", events.StreamLedger, err)
+// LedgerEnd is the last sequence of the ledger's stream.
+func LedgerEnd(ctx context.Context, js jetstream.JetStream) (uint64, error) {
+	s, err := js.Stream(ctx, events.StreamLedger)
+	if err != nil {
+		return 0, fmt.Errorf("open stream %s: %w", events.StreamLedger, err)
 	}
+	return s.CachedInfo().State.LastSeq, nil
+}
+
+// Forget makes ledger and positions anew, empty, and removes the messages up to a sequence, all of which must be in the table. The new ledger counts from
+// ledgerFirst on, behind the old one, so that a writer that knows the old one is refused by the new one. It can be done over after a failure.
+func (s Shape) Forget(ctx context.Context, js jetstream.JetStream, through, ledgerFirst uint64, log *slog.Logger) error {
 	for _, name := range []string{events.StreamLedger, "KV_" + ledger.BucketPositions} {
 		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("delete stream %s: %w", name, err)
 		}
 	}
-	if err := s.setupLedger(ctx, js, behind, log); err != nil {
+	if err := s.setupLedger(ctx, js, ledgerFirst, log); err != nil {
 		return err
 	}
 	stream, err := js.Stream(ctx, events.StreamAudit)

@@ -16,10 +16,14 @@
 package repartition
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -68,6 +72,48 @@ type Change struct {
 	// Say tells a person what to do.
 	Say func(string)
 	Log *slog.Logger
+	// After, when set, is called after each step, by tests. An error ends the run as a crash would.
+	After func(Step) error
+}
+
+// Step is what a change has come to.
+type Step string
+
+// The steps, in their order.
+const (
+	// Closed: the stream takes nothing.
+	Closed Step = "closed"
+	// Drained: everything is in the table.
+	Drained Step = "drained"
+	// Opened: the stream sorts by the new number.
+	Opened Step = "opened"
+	// Copied: the table beside is whole.
+	Copied Step = "copied"
+	// Begun: that is written down.
+	Begun Step = "begun"
+	// Saved: the old ledger is in its file.
+	Saved Step = "saved"
+	// Shut: nobody may read.
+	Shut Step = "shut"
+	// Swapped: the new table is live.
+	Swapped Step = "swapped"
+	// Counted: the counts by hour are in their new partitions.
+	Counted Step = "counted"
+	// Resetting: that ledger and stream are next is written down.
+	Resetting Step = "resetting"
+	// Forgotten: the ledger is empty, the stream trimmed.
+	Forgotten Step = "forgotten"
+	// Proven: the new ledger is written and agrees.
+	Proven Step = "proven"
+	// Dropped: the old table is gone.
+	Dropped Step = "dropped"
+)
+
+func (c *Change) after(s Step) error {
+	if c.After == nil {
+		return nil
+	}
+	return c.After(s)
 }
 
 // to is the same system by the new number.
@@ -82,6 +128,14 @@ func (c *Change) set(ctx context.Context, partitions int, state *repartition.Sta
 	shape := c.Shape
 	shape.Partitions = partitions
 	return shape.SetRepartition(ctx, c.JS, state)
+}
+
+// reach is set, and then the step.
+func (c *Change) reach(ctx context.Context, partitions int, state *repartition.State, s Step) error {
+	if err := c.set(ctx, partitions, state); err != nil {
+		return err
+	}
+	return c.after(s)
 }
 
 // state is the change that is under way, which must be this one.
@@ -121,8 +175,11 @@ func (c *Change) Begin(ctx context.Context) error {
 	if err := c.Table.CopyRepartitioned(ctx, c.To); err != nil {
 		return err
 	}
+	if err := c.after(Copied); err != nil {
+		return err
+	}
 	state.Phase = repartition.Copied
-	return c.set(ctx, c.To, state)
+	return c.reach(ctx, c.To, state, Begun)
 }
 
 // close brings everything that the stream has into the table, without ingesters in the end, and opens the stream by the new number. When that fails
@@ -143,7 +200,7 @@ func (c *Change) close(ctx context.Context) (*repartition.State, error) {
 		return nil, fmt.Errorf("%w: rows were removed from this log (docs/lifecycle.md), which a new ledger would not know; the number of partitions stays", ErrPhase)
 	}
 	state := &repartition.State{From: c.Partitions, To: c.To, Phase: repartition.Closed}
-	if err := c.set(ctx, c.Partitions, state); err != nil {
+	if err := c.reach(ctx, c.Partitions, state, Closed); err != nil {
 		return nil, err
 	}
 	if state.Through, err = c.drain(ctx); err != nil {
@@ -151,8 +208,11 @@ func (c *Change) close(ctx context.Context) (*repartition.State, error) {
 		defer cancel()
 		return nil, errors.Join(err, c.set(rctx, c.Partitions, nil))
 	}
+	if err := c.after(Drained); err != nil {
+		return nil, err
+	}
 	state.Phase = repartition.Copying
-	return state, c.set(ctx, c.To, state)
+	return state, c.reach(ctx, c.To, state, Opened)
 }
 
 // drain waits until the ingesters have everything in the table and are gone, and returns the last sequence.
@@ -247,6 +307,9 @@ func (c *Change) Finish(ctx context.Context, keep string) (repair.Report, error)
 	if err := c.Table.DropBeside(ctx); err != nil {
 		return report, err
 	}
+	if err := c.after(Dropped); err != nil {
+		return report, err
+	}
 	return report, c.set(ctx, c.To, nil)
 }
 
@@ -255,8 +318,11 @@ func (c *Change) swap(ctx context.Context, state *repartition.State, keep string
 	if err := c.saveLedger(ctx, keep); err != nil {
 		return err
 	}
+	if err := c.after(Saved); err != nil {
+		return err
+	}
 	state.Phase = repartition.Swapping
-	if err := c.set(ctx, c.To, state); err != nil {
+	if err := c.reach(ctx, c.To, state, Shut); err != nil {
 		return err
 	}
 	c.Say("Waiting until query services that were not stopped notice that they must not read.")
@@ -274,34 +340,82 @@ func (c *Change) swap(ctx context.Context, state *repartition.State, keep string
 			return err
 		}
 	}
+	if err := c.after(Swapped); err != nil {
+		return err
+	}
 	if err := c.Table.RepartitionHours(ctx, c.To); err != nil {
 		return err
 	}
+	if err := c.after(Counted); err != nil {
+		return err
+	}
+	if state.Ledger, err = jetstream.LedgerEnd(ctx, c.JS); err != nil {
+		return err
+	}
 	state.Phase = repartition.Resetting
-	return c.set(ctx, c.To, state)
+	return c.reach(ctx, c.To, state, Resetting)
 }
 
-// saveLedger writes the ledger, which proves what was in the stream, to a file.
-func (c *Change) saveLedger(ctx context.Context, path string) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the file that was asked for
+// saveLedger writes the ledger, which proves what was in the stream, to a file. One that is there must be the same: a run that was killed has written it.
+func (c *Change) saveLedger(ctx context.Context, path string) error {
+	part := path + ".part"
+	sum, err := c.writeLedger(ctx, part)
 	if err != nil {
 		return fmt.Errorf("save the ledger: %w", err)
 	}
+	there, err := sumOf(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.Rename(part, path)
+	case err == nil && bytes.Equal(there, sum):
+		err = os.Remove(part)
+	case err == nil:
+		err = errors.Join(fmt.Errorf("%s is there and is something else: name another file", path), os.Remove(part))
+	}
+	if err != nil {
+		return fmt.Errorf("save the ledger: %w", err)
+	}
+	return nil
+}
+
+// writeLedger writes the ledger to a file, in place of what an interrupted run has left there, and returns the hash of it.
+func (c *Change) writeLedger(ctx context.Context, path string) (sum []byte, err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // beside the file that was asked for
+	if err != nil {
+		return nil, err
+	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	enc := json.NewEncoder(f)
+	hash := sha256.New()
+	enc := json.NewEncoder(io.MultiWriter(f, hash))
 	for p := range c.Partitions {
 		if err := c.Ledger.Walk(ctx, p, func(r ledger.Record) error { return enc.Encode(r.Entry) }); err != nil {
-			return fmt.Errorf("save the ledger of partition %d: %w", p, err)
+			return nil, err
 		}
 	}
-	return f.Sync()
+	return hash.Sum(nil), f.Sync()
+}
+
+func sumOf(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the file that was asked for
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return nil, err
+	}
+	return hash.Sum(nil), nil
 }
 
 // reset makes ledger and positions anew, from the table, and proves them.
 func (c *Change) reset(ctx context.Context, state *repartition.State) (repair.Report, error) {
 	shape := c.Shape
 	shape.Partitions = c.To
-	if err := shape.Forget(ctx, c.JS, state.Through, c.Log); err != nil {
+	if err := shape.Forget(ctx, c.JS, state.Through, state.Ledger+1, c.Log); err != nil {
+		return repair.Report{}, err
+	}
+	if err := c.after(Forgotten); err != nil {
 		return repair.Report{}, err
 	}
 	report, err := repair.Run(ctx, c.to(), repair.Options{Writer: c.Writer}, c.Log)
@@ -311,6 +425,9 @@ func (c *Change) reset(ctx context.Context, state *repartition.State) (repair.Re
 	found, err := verify.Run(ctx, c.to(), verify.Options{})
 	if err == nil && !found.OK() {
 		err = fmt.Errorf("%w; the table as it was is still there, as %s", ErrDisagree, clickhouse.BuildTable)
+	}
+	if err == nil {
+		err = c.after(Proven)
 	}
 	return report, err
 }
