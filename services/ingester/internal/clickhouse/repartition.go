@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -17,19 +20,14 @@ const (
 	hoursTable    = "event_hours"
 	hoursNext     = "event_hours_next"
 	progressTable = "event_hours_progress"
+	tombstoneNext = "tombstones_next"
 )
+
+// marksAtOnce keeps a statement that names as many marks twice within ClickHouse's max_query_size of 256 KiB.
+const marksAtOnce = 4000
 
 // errUnequal means that the table beside does not have what the live one has.
 var errUnequal = errors.New("the table beside differs from the live one")
-
-// HasTombstones says whether rows were removed from the event table. The error is classified as that of Insert.
-func (s *Store) HasTombstones(ctx context.Context) (bool, error) {
-	var n uint64
-	if err := s.queries.QueryRow(ctx, "SELECT count() FROM (SELECT 1 FROM tombstones LIMIT 1)").Scan(&n); err != nil {
-		return false, fmt.Errorf("look for rows that were removed: %w", classify(err))
-	}
-	return n > 0, nil
-}
 
 // partitionSQL is events.Partition of the column tenant_id, for a statement.
 func partitionSQL(partitions int) string {
@@ -126,4 +124,35 @@ func (s *Store) RepartitionHours(ctx context.Context, partitions int) error {
 		return err
 	}
 	return s.steps(ctx, "swap the counts", "EXCHANGE TABLES "+hoursNext+" AND "+hoursTable, "DROP TABLE "+hoursNext+" SYNC", "TRUNCATE TABLE "+progressTable)
+}
+
+// RepartitionTombstones gives the tombstones their partition anew: of says which, by their mark. One whose mark is not there is an error. It may be done again.
+func (s *Store) RepartitionTombstones(ctx context.Context, of map[uint64]int) error {
+	if err := s.steps(ctx, "make a table of tombstones beside", "DROP TABLE IF EXISTS "+tombstoneNext+" SYNC", "CREATE TABLE "+tombstoneNext+" AS "+tombstoneTable); err != nil {
+		return err
+	}
+	for marks := range slices.Chunk(slices.Sorted(maps.Keys(of)), marksAtOnce) {
+		from, to := make([]string, len(marks)), make([]string, len(marks))
+		for i, m := range marks {
+			from[i], to[i] = strconv.FormatUint(m, 10), strconv.Itoa(of[m])
+		}
+		known := "[" + strings.Join(from, ", ") + "]::Array(UInt64)"
+		err := s.steps(ctx, "copy tombstones", fmt.Sprintf(`INSERT INTO %s (partition, stream_seq, cut)
+			SELECT transform(cut, %s, [%s]::Array(UInt16), toUInt16(0)), stream_seq, cut FROM %s WHERE has(%s, cut)
+			SETTINGS async_insert = 0, insert_deduplicate = 0, max_partitions_per_insert_block = 0, max_execution_time = 0`,
+			tombstoneNext, known, strings.Join(to, ", "), tombstoneTable, known))
+		if err != nil {
+			return err
+		}
+	}
+	var have, want uint64
+	for table, n := range map[string]*uint64{tombstoneNext: &have, tombstoneTable: &want} {
+		if err := s.queries.QueryRow(ctx, "SELECT uniqExact(stream_seq, cut) FROM "+table).Scan(n); err != nil {
+			return fmt.Errorf("compare tombstones: %w", classify(err))
+		}
+	}
+	if have != want {
+		return fmt.Errorf("%w: it has %d tombstones of %d", errUnequal, have, want)
+	}
+	return s.steps(ctx, "swap the tombstones", "EXCHANGE TABLES "+tombstoneNext+" AND "+tombstoneTable, "DROP TABLE "+tombstoneNext+" SYNC")
 }

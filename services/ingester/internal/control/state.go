@@ -44,7 +44,7 @@ type State struct {
 // Mark is what a cut has left in the table of tombstones.
 type Mark struct {
 	Mark, Rows, Cut uint64
-	Partition       int
+	Tenant          uuid.UUID
 }
 
 // covering is the cuts of one tenant but for those that a newer one covers all of.
@@ -100,7 +100,7 @@ func (s *State) apply(r Record) {
 		delete(s.eraseRules, *r.Tenant)
 	case Removal:
 		s.covering[*r.Tenant] = s.covering[*r.Tenant].with(r)
-		s.marks = append(s.marks, Mark{Mark: r.Cut.Mark, Rows: r.Cut.Rows, Cut: r.Seq, Partition: r.Cut.Partition})
+		s.marks = append(s.marks, Mark{Mark: r.Cut.Mark, Rows: r.Cut.Rows, Cut: r.Seq, Tenant: *r.Tenant})
 		s.open = append(s.open, r)
 	case Done:
 		s.open = slices.DeleteFunc(s.open, func(cut Record) bool { return slices.Contains(r.Done.Cuts, cut.Seq) })

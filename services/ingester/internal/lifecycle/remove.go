@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/control"
 )
@@ -18,7 +19,7 @@ func (r *run) finish(ctx context.Context, state *control.State) error {
 	for _, p := range r.partitions() {
 		var open []control.Record
 		for _, c := range state.Open() {
-			if c.Cut.Partition == p {
+			if events.Partition(*c.Tenant, r.Partitions) == p { // not c.Cut.Partition: there may have been another number of them
 				open = append(open, c)
 			}
 		}

@@ -8,8 +8,9 @@
 //
 // Finish, while no query service runs:
 //
-//  4. The tables are swapped. The old ledger is saved; ledger and positions are made anew, and the stream is trimmed to the border, for up to there
-//     everything is in the table and sorted by the old number in the stream. The new ledger says what the table has up to the border.
+//  4. The tables are swapped, and the tombstones get their new partitions, by the tenants of their cuts. The old ledger is saved; ledger and positions are
+//     made anew, and the stream is trimmed to the border, for up to there everything is in the table and sorted by the old number in the stream. The new
+//     ledger says what the table has up to the border.
 //  5. Verified again. The old table goes, and then the mark.
 //
 // What was done is written down in the stream's metadata before what follows, so each can be run again after it died, and nothing else starts meanwhile.
@@ -31,6 +32,7 @@ import (
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
+	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/pkg/service/repartition"
 	"example.com/auditlog/services/ingester/internal/clickhouse"
 	"example.com/auditlog/services/ingester/internal/jetstream"
@@ -97,7 +99,7 @@ const (
 	Shut Step = "shut"
 	// Swapped: the new table is live.
 	Swapped Step = "swapped"
-	// Counted: the counts by hour are in their new partitions.
+	// Counted: the counts by hour, and the tombstones, are in their new partitions.
 	Counted Step = "counted"
 	// Resetting: that ledger and stream are next is written down.
 	Resetting Step = "resetting"
@@ -114,6 +116,20 @@ func (c *Change) after(s Step) error {
 		return nil
 	}
 	return c.After(s)
+}
+
+// exclusive does something while nobody removes rows; a run of retention that is under way is waited for.
+func (c *Change) exclusive(ctx context.Context, do func(context.Context) error) error {
+	held, release, err := c.Table.LockRemoval(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = do(held)
+	if cause := context.Cause(held); err != nil && cause != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // to is the same system by the new number.
@@ -148,7 +164,9 @@ func (c *Change) state(ctx context.Context) (*repartition.State, error) {
 }
 
 // Begin does the steps 1 to 3.
-func (c *Change) Begin(ctx context.Context) error {
+func (c *Change) Begin(ctx context.Context) error { return c.exclusive(ctx, c.begin) }
+
+func (c *Change) begin(ctx context.Context) error {
 	state, err := c.state(ctx)
 	if err != nil {
 		return err
@@ -192,13 +210,6 @@ func (c *Change) close(ctx context.Context) (*repartition.State, error) {
 	if beside != (clickhouse.Beside{}) {
 		return nil, fmt.Errorf("%w: a rebuild is under way: finish it, or clear it with `ingester rebuild --abort`", ErrPhase)
 	}
-	removed, err := c.Table.HasTombstones(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if removed {
-		return nil, fmt.Errorf("%w: rows were removed from this log (docs/lifecycle.md), which a new ledger would not know; the number of partitions stays", ErrPhase)
-	}
 	state := &repartition.State{From: c.Partitions, To: c.To, Phase: repartition.Closed}
 	if err := c.reach(ctx, c.Partitions, state, Closed); err != nil {
 		return nil, err
@@ -232,8 +243,44 @@ func (c *Change) drain(ctx context.Context) (uint64, error) {
 	if !report.OK() || report.Waiting+report.Pending > 0 {
 		return 0, ErrDisagree
 	}
+	if err := c.checkTombstones(ctx); err != nil {
+		return 0, err
+	}
 	_, last, err := c.Reader.Bounds(ctx)
 	return last, err
+}
+
+// checkTombstones refuses tombstones that no cut speaks of: nothing says of which tenant they are.
+func (c *Change) checkTombstones(ctx context.Context) error {
+	of, err := c.marks(ctx)
+	if err != nil {
+		return err
+	}
+	for p := range c.Partitions {
+		buried, err := c.Table.Buried(ctx, p)
+		if err != nil {
+			return err
+		}
+		for _, b := range buried {
+			if _, known := of[b.Mark]; !known {
+				return fmt.Errorf("%w: a run of retention was killed and has left %d tombstones in partition %d: `ingester retention run` clears them", ErrPhase, b.Rows, p)
+			}
+		}
+	}
+	return nil
+}
+
+// marks are the new partitions of tombstones, by their marks: each is of a cut, which is of one tenant.
+func (c *Change) marks(ctx context.Context) (map[uint64]int, error) {
+	state, err := c.Control.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[uint64]int, len(state.Marks()))
+	for _, m := range state.Marks() {
+		of[m.Mark] = events.Partition(m.Tenant, c.To)
+	}
+	return of, nil
 }
 
 // until looks again and again, but not longer than Wait.
@@ -283,7 +330,15 @@ func (c *Change) alone(ctx context.Context) (string, error) {
 }
 
 // Finish does the steps 4 and 5. The old ledger goes to the file keep, a JSON object a line.
-func (c *Change) Finish(ctx context.Context, keep string) (repair.Report, error) {
+func (c *Change) Finish(ctx context.Context, keep string) (r repair.Report, err error) {
+	err = c.exclusive(ctx, func(ctx context.Context) error {
+		r, err = c.finish(ctx, keep)
+		return err
+	})
+	return r, err
+}
+
+func (c *Change) finish(ctx context.Context, keep string) (repair.Report, error) {
 	state, err := c.state(ctx)
 	if err != nil {
 		return repair.Report{}, err
@@ -343,7 +398,11 @@ func (c *Change) swap(ctx context.Context, state *repartition.State, keep string
 	if err := c.after(Swapped); err != nil {
 		return err
 	}
-	if err := c.Table.RepartitionHours(ctx, c.To); err != nil {
+	of, err := c.marks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(c.Table.RepartitionHours(ctx, c.To), c.Table.RepartitionTombstones(ctx, of)); err != nil {
 		return err
 	}
 	if err := c.after(Counted); err != nil {

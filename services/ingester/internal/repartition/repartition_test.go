@@ -9,18 +9,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/pkg/events"
 	mark "example.com/auditlog/pkg/service/repartition"
+	"example.com/auditlog/services/ingester/internal/control"
 	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/jetstream"
 	"example.com/auditlog/services/ingester/internal/ledger"
+	"example.com/auditlog/services/ingester/internal/lifecycle"
 	"example.com/auditlog/services/ingester/internal/repartition"
 	"example.com/auditlog/services/ingester/internal/verify"
 	"example.com/auditlog/services/ingester/internal/verify/verifytest"
@@ -37,21 +41,45 @@ var discard = slog.New(slog.DiscardHandler)
 // errKilled is the end of a run that a test kills.
 var errKilled = errors.New("killed")
 
-// world is a system with events in it, counted by hour.
+// now is when events are removed: all that the fixture publishes are older than a month, and not than a year.
+var now = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+
+var gone, going = verifytest.Tenants[1], verifytest.Tenants[2]
+
+// world is a system with events in it, counted by hour. The events of one tenant were removed, those of another are about to be: the run that does it has died.
 type world struct {
 	*verifytest.Fixture
-	keep string // file for the ledger as it was
-	old  []byte // the ledger as it was
+	counts *hourly.Counter
+	keep   string // file for the ledger as it was
+	old    []byte // the ledger as it was
+	rows   string // in the table
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Fixture: verifytest.Setup(t, shared), keep: filepath.Join(t.TempDir(), "ledger.ndjson")}
+	all := func() []int { return []int{0, 1, 2, 3} }
+	w.counts = hourly.New(w.Table, w.Positions, all, time.Hour, prometheus.NewRegistry(), discard)
 	w.Fill(t, 60)
 	w.Publish(t, verifytest.Tenants[0], []byte("no event"))
 	w.Ingest(t)
-	all := func() []int { return []int{0, 1, 2, 3} }
-	must(t, hourly.New(w.Table, w.Positions, all, time.Hour, prometheus.NewRegistry(), discard).CountNew(t.Context()))
+	must(t, w.counts.CountNew(t.Context()))
+	w.removeSoon(t, gone)
+	if r, err := w.retention(t, verifytest.Partitions, nil); err != nil || r.Rows != 20 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	w.removeSoon(t, going)
+	if _, err := w.retention(t, verifytest.Partitions, func(s lifecycle.Step) error {
+		if s == lifecycle.Cut {
+			return errKilled
+		}
+		return nil
+	}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	w.Ingest(t) // the events that tell of it
+	must(t, w.counts.CountNew(t.Context()))
+	w.rows = w.Exec(t, "SELECT count() FROM event_log")
 	for p := range verifytest.Partitions {
 		must(t, w.Ledger.Walk(t.Context(), p, func(r ledger.Record) error {
 			line, err := json.Marshal(r.Entry)
@@ -60,6 +88,21 @@ func newWorld(t *testing.T) *world {
 		}))
 	}
 	return w
+}
+
+// removeSoon lets the next run of retention remove what the tenant has.
+func (w *world) removeSoon(t *testing.T, tenant uuid.UUID) {
+	t.Helper()
+	rule := control.Decision{Kind: control.RetentionSet, Tenant: &tenant, By: "olga", Retention: &control.Retention{Days: 30}}
+	_, err := lifecycle.Decide(t.Context(), w.Control, func(*control.State) (control.Decision, error) { return rule, nil })
+	must(t, err)
+}
+
+func (w *world) retention(t *testing.T, partitions int, after func(lifecycle.Step) error) (lifecycle.Report, error) {
+	t.Helper()
+	system := lifecycle.System{Log: w.Control, Table: w.Table, Positions: w.Positions, Counts: w.counts, Announcer: lifecycle.NewEvents(w.JS.Conn()),
+		Partitions: partitions, Logger: discard}
+	return lifecycle.Run(t.Context(), system, lifecycle.Options{By: "olga", Now: now, After: after})
 }
 
 func must(t *testing.T, err error) {
@@ -104,8 +147,8 @@ func (w *world) want(t *testing.T, waiting int) {
 	must(t, jetstream.CheckPartitions(t.Context(), w.JS, shape))
 	r, err := verify.Run(t.Context(), system, verify.Options{Deep: true})
 	must(t, err)
-	if !r.OK() || r.Rows != 60 || r.Waiting != uint64(waiting) { //nolint:gosec // a handful
-		t.Errorf("verify: %d rows, %d waiting, want 60 and %d; %v %v", r.Rows, r.Waiting, waiting, r.Counts, r.Findings)
+	if !r.OK() || fmt.Sprint(r.Rows) != w.rows || r.Waiting != uint64(waiting) || r.Tombstones != 40 { //nolint:gosec // a handful
+		t.Errorf("verify: %d rows, %d waiting, %d tombstones, want %s, %d and 40; %v %v", r.Rows, r.Waiting, r.Tombstones, w.rows, waiting, r.Counts, r.Findings)
 	}
 	for _, table := range []string{"event_log", "event_hours"} {
 		for _, tenant := range verifytest.Tenants {
@@ -115,8 +158,8 @@ func (w *world) want(t *testing.T, waiting int) {
 			}
 		}
 	}
-	if got := w.Exec(t, "SELECT sum(events), (SELECT count() FROM events) FROM events_hourly"); got != "60\t60" {
-		t.Errorf("events by the counts of the hours, and by the table: %s", got)
+	if got := w.Exec(t, "SELECT sum(events) FROM events_hourly"); got != w.rows {
+		t.Errorf("%s events by the counts of the hours, want %s", got, w.rows)
 	}
 	if left := w.Exec(t, "SELECT groupArray(name) FROM system.tables WHERE database = currentDatabase() AND (name LIKE '%building%' OR name LIKE '%next%' OR comment != '')"); left != "[]" {
 		t.Errorf("tables are left over or marked: %s", left)
@@ -126,6 +169,15 @@ func (w *world) want(t *testing.T, waiting int) {
 	}
 	if files, err := os.ReadDir(filepath.Dir(w.keep)); err != nil || len(files) != 1 {
 		t.Errorf("beside the ledger that was kept: %v %v", files, err)
+	}
+	if r, err := w.retention(t, to, nil); err != nil || r.Finished != 1 || r.Rows != 0 {
+		t.Errorf("the run of retention that had died, finished: %+v %v", r, err)
+	}
+	if left := w.Exec(t, fmt.Sprintf("SELECT count() FROM event_log WHERE tenant_id IN ('%s', '%s') AND actor_type != 'operator'", gone, going)); left != "0" {
+		t.Errorf("%s rows that were removed are there", left)
+	}
+	if r, err = verify.Run(t.Context(), system, verify.Options{}); err != nil || !r.OK() {
+		t.Errorf("verify, after that run: %+v %v", r, err)
 	}
 }
 
@@ -178,7 +230,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// Ensure a change that died while the stream was closed can be taken back, and a file that is not the ledger is not written over.
+// Ensure a change that died while the stream was closed can be taken back, that one is refused beside tombstones of which nobody knows the tenant, and that a
+// file that is not the ledger is not written over.
 func TestTakenBack(t *testing.T) {
 	w := newWorld(t)
 	closed := func(s repartition.Step) error {
@@ -195,12 +248,20 @@ func TestTakenBack(t *testing.T) {
 		t.Errorf("taken back: %+v %v", state, err)
 	}
 	w.Ingest(t)
-	if r := w.Verify(t, verify.Options{Deep: true}); !r.OK() || r.Rows != 61 || r.Waiting != 0 {
-		t.Errorf("verify: %d rows, %d waiting, %v", r.Rows, r.Waiting, r.Findings)
+	if r := w.Verify(t, verify.Options{Deep: true}); !r.OK() || r.Waiting != 0 {
+		t.Errorf("verify: %d waiting, %v", r.Waiting, r.Findings)
 	}
 	if err := w.change(nil).Abort(t.Context()); !errors.Is(err, repartition.ErrPhase) {
 		t.Errorf("taken back twice: %v", err)
 	}
+
+	w.Exec(t, fmt.Sprintf("INSERT INTO tombstones SELECT partition, stream_seq, 42 FROM event_log WHERE tenant_id = '%s' LIMIT 3", going))
+	if err := w.run(t, nil); !errors.Is(err, repartition.ErrPhase) || !strings.Contains(err.Error(), "ingester retention run") || !w.takes(t, 1002) {
+		t.Errorf("beside tombstones of no cut: %v", err)
+	}
+	w.Ingest(t)
+	w.Exec(t, "ALTER TABLE tombstones DELETE WHERE cut = 42 SETTINGS mutations_sync = 2")
+
 	must(t, os.WriteFile(w.keep, []byte("precious"), 0o600))
 	err := w.run(t, nil)
 	if text, rerr := os.ReadFile(w.keep); err == nil || rerr != nil || string(text) != "precious" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/control"
 )
 
@@ -19,7 +20,7 @@ func (v *verifier) tombstones(ctx context.Context, p int) error {
 		rows[b.Mark] = b.Rows
 	}
 	for _, m := range v.state.Marks() {
-		if m.Partition != p {
+		if events.Partition(m.Tenant, v.Partitions) != p {
 			continue
 		}
 		if rows[m.Mark] != m.Rows {
