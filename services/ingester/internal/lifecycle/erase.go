@@ -16,11 +16,12 @@ import (
 	"example.com/auditlog/services/ingester/internal/ledger"
 )
 
-const (
-	// eraseSettle is how old an erasure is before a pass that finds nothing more is believed: ingesters know of it by then, and what they had in memory
+// Limits, which tests lower.
+var (
+	// eraseSettle is how old an erasure is before a pass over the table is believed to be the last: ingesters know of it by then, and what they had in memory
 	// before is in the table.
 	eraseSettle = time.Minute
-	// maxTexts and maxTextBytes bound the metadata that one statement changes.
+	// maxTexts and maxTextBytes bound the metadata that are read, and changed by one statement for each year, at a time.
 	maxTexts     = 20_000
 	maxTextBytes = 4 << 20
 )
@@ -157,7 +158,7 @@ func PlanErase(ctx context.Context, s System, tenant uuid.UUID, actor string) (E
 	if !s.Shard.Has(partition) {
 		return r.erased, fmt.Errorf("tenant %s: %w", tenant, ErrOtherShard)
 	}
-	return r.erased, r.planPeople(ctx, clickhouse.Erasure{Partition: partition, Tenant: tenant, Salt: p.Salt, People: []erasure.Person{p}, ResourceTypes: p.ResourceTypes}, nil)
+	return r.erased, r.count(ctx, erasures(partition, tenant, []erasure.Person{p})[0])
 }
 
 // FinishErasures replaces, in all that is in the table, those whose erasure was decided a while ago and is not known to be done: by a command that died, or
@@ -210,11 +211,10 @@ func (r *run) eraseTenant(ctx context.Context, state *control.State, p int, t uu
 // erasePeople replaces people in a partition. Metadata go first and names last: who is still called by name is not done.
 func (r *run) erasePeople(ctx context.Context, p int, t uuid.UUID, people []erasure.Person) error {
 	for _, e := range erasures(p, t, people) {
-		texts := &texts{run: r, ctx: ctx, erasure: e, years: map[uint16]*yearTexts{}}
-		if err := r.planPeople(ctx, e, texts.add); err != nil {
+		if err := r.count(ctx, e); err != nil {
 			return err
 		}
-		if err := texts.flushAll(); err != nil {
+		if err := r.strip(ctx, e); err != nil {
 			return err
 		}
 		if err := r.after(Stripped); err != nil {
@@ -248,26 +248,56 @@ func (r *run) erasePeople(ctx context.Context, p int, t uuid.UUID, people []eras
 	return r.after(Recounted)
 }
 
-// planPeople counts what is to change, and gives metadata that is to change to change, unless it is nil.
-func (r *run) planPeople(ctx context.Context, e clickhouse.Erasure, change func(seq uint64, year uint16, metadata string) error) error {
+// count counts what is to change.
+func (r *run) count(ctx context.Context, e clickhouse.Erasure) error {
 	fields := erasure.FieldSet(e.People[0].Fields)
-	if len(fields) == 0 {
-		years, err := r.Table.ErasedYears(ctx, e)
-		for _, y := range years {
-			r.erased.add(e.Partition, y.Year, y.Rows)
-		}
-		return err
-	}
-	return r.Table.ErasedTexts(ctx, e, func(t clickhouse.ErasedText) error {
-		stripped, changed := fields.Strip([]byte(t.Metadata))
-		if changed || t.Clear {
-			r.erased.add(e.Partition, t.Year, 1)
-		}
-		if !changed || change == nil {
+	if len(fields) > 0 {
+		return r.Table.ErasedTexts(ctx, e, func(t clickhouse.ErasedText) error {
+			if _, changed := fields.Strip([]byte(t.Metadata)); changed || t.Clear {
+				r.erased.add(e.Partition, t.Year, 1)
+			}
 			return nil
+		})
+	}
+	years, err := r.Table.ErasedYears(ctx, e)
+	for _, y := range years {
+		r.erased.add(e.Partition, y.Year, y.Rows)
+	}
+	return err
+}
+
+// errFull ends reading when there is enough for a statement of each year.
+var errFull = errors.New("enough")
+
+// strip changes metadata, a bounded part at a time: what was changed is not found again.
+func (r *run) strip(ctx context.Context, e clickhouse.Erasure) error {
+	fields := erasure.FieldSet(e.People[0].Fields)
+	for full := len(fields) > 0; full; {
+		texts, n, bytes := map[uint16]map[uint64]string{}, 0, 0
+		err := r.Table.ErasedTexts(ctx, e, func(t clickhouse.ErasedText) error {
+			stripped, changed := fields.Strip([]byte(t.Metadata))
+			if !changed {
+				return nil
+			}
+			if texts[t.Year] == nil {
+				texts[t.Year] = map[uint64]string{}
+			}
+			texts[t.Year][t.Seq] = string(stripped)
+			if n, bytes = n+1, bytes+len(stripped); n < maxTexts && bytes < maxTextBytes {
+				return nil
+			}
+			return errFull
+		})
+		if full = errors.Is(err, errFull); err != nil && !full {
+			return err
 		}
-		return change(t.Seq, t.Year, string(stripped))
-	})
+		for year, of := range texts {
+			if err := r.Table.SetMetadata(ctx, e, year, of); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // erasures joins people of whom one statement can speak.
@@ -284,47 +314,6 @@ func erasures(p int, t uuid.UUID, people []erasure.Person) (out []clickhouse.Era
 		out[i].People = append(out[i].People, person)
 	}
 	return out
-}
-
-// texts gathers metadata to change into statements of a bounded size.
-type texts struct {
-	*run
-	ctx     context.Context //nolint:containedctx // of one pass
-	erasure clickhouse.Erasure
-	years   map[uint16]*yearTexts
-}
-
-type yearTexts struct {
-	bySeq map[uint64]string
-	bytes int
-}
-
-func (t *texts) add(seq uint64, year uint16, metadata string) error {
-	y := t.years[year]
-	if y == nil {
-		y = &yearTexts{bySeq: map[uint64]string{}}
-		t.years[year] = y
-	}
-	y.bySeq[seq] = metadata
-	if y.bytes += len(metadata); len(y.bySeq) < maxTexts && y.bytes < maxTextBytes {
-		return nil
-	}
-	return t.flush(year)
-}
-
-func (t *texts) flush(year uint16) error {
-	err := t.Table.SetMetadata(t.ctx, t.erasure, year, t.years[year].bySeq)
-	delete(t.years, year)
-	return err
-}
-
-func (t *texts) flushAll() error {
-	for year := range t.years {
-		if err := t.flush(year); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // noteErased tells the log which erasures the table follows: those that ingesters have known of for a while.

@@ -2,6 +2,8 @@ package lifecycle_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/auditlog/pkg/events"
 	"example.com/auditlog/services/ingester/internal/control"
@@ -69,6 +72,10 @@ func (w *world) rows(t *testing.T, tenant uuid.UUID) string {
 // a rebuild nor verification brings the name back or takes offence. Another tenant's actor of that name is not touched.
 func TestErase(t *testing.T) {
 	w := newWorld(t)
+	near := uuid.New() // whose rows lie beside ann's
+	for events.Partition(near, verifytest.Partitions) != events.Partition(ann, verifytest.Partitions) {
+		near = uuid.New()
+	}
 	w.eraseRule(t, ann, control.EraseRule{Fields: []string{"email", "ip"}, ResourceTypes: []string{"user"}})
 	old := time.Date(2025, 12, 31, 23, 0, 0, 0, time.UTC)
 	const odd = `{ "email" : {"a":["}"]} ,"n":1.0,"\u0069p":"1.2.3.4","note":"it\\'s \"ip\": 'a'","big":12345678901234567890,"u":[{"ip":7}]}`
@@ -78,9 +85,9 @@ func TestErase(t *testing.T) {
 	w.event(t, ann, "user_2", "user", name, `{"ip":"x"}`, now)
 	w.event(t, ann, "user_2", "invoice", name, `{"ip":"x"}`, now)
 	w.event(t, ann, name+"2", "user", "user_2", odd, now)
-	w.event(t, ben, name, "user", name, `{"email":"y"}`, now)
+	w.event(t, near, name, "user", name, `{"email":"y"}`, now)
 	w.ingest(t)
-	before := w.rows(t, ben)
+	before := w.rows(t, near)
 	plan, err := lifecycle.PlanErase(t.Context(), w.system, ann, name)
 	must(t, err)
 	if got := w.Exec(t, "SELECT countIf(startsWith(actor_id, 'erased-')) FROM event_log"); got != "0" {
@@ -98,7 +105,7 @@ func TestErase(t *testing.T) {
 		if got := w.rows(t, ann); got != want {
 			t.Errorf("%s:\n%s\nwant:\n%s", when, got, want)
 		}
-		if got := w.rows(t, ben); got != before {
+		if got := w.rows(t, near); got != before {
 			t.Errorf("%s: another tenant has\n%s\nwant\n%s", when, got, before)
 		}
 		if got := w.Exec(t, differing); got != "0" {
@@ -247,22 +254,76 @@ func TestEraseHoldAndRule(t *testing.T) {
 	w.sound(t)
 }
 
-// Ensure many rows are changed by several statements, each under its own bound.
+// Ensure many rows are changed a few at a time, by number and by size, and all of them.
 func TestEraseMany(t *testing.T) {
+	for _, bounds := range [][2]int{{7, 1 << 20}, {1000, 60_000}} {
+		w := newWorld(t)
+		lifecycle.LowerEraseLimits(t, time.Minute, bounds[0], bounds[1])
+		w.Batch = 100
+		w.eraseRule(t, ann, control.EraseRule{Fields: []string{"ip"}})
+		long := strings.Repeat(`\\x'\"`, 1000)
+		const rows = 30
+		for i := range rows {
+			w.event(t, ann, name, "r", fmt.Sprint(i), `{"ip":1,"l":"`+long+`"}`, bound.AddDate(0, 0, 100*(i%2)))
+		}
+		w.ingest(t)
+		if _, r := w.erase(t, ann); r.Events != rows || len(r.Lines) != 2 {
+			t.Errorf("%+v", r)
+		}
+		if got := w.Exec(t, "SELECT count() FROM event_log WHERE startsWith(actor_id, 'erased-') AND startsWith(metadata, '{\"ip\":null,')"); got != fmt.Sprint(rows) {
+			t.Errorf("%s rows are erased", got)
+		}
+		if got := w.Exec(t, "SELECT count() >= 4 FROM system.mutations WHERE database = currentDatabase() AND table = 'event_log' AND position(command, 'transform(stream_seq') > 0"); got != "1" {
+			t.Error("all at once")
+		}
+		w.sound(t)
+	}
+}
+
+// Ensure an ingester finishes by itself what died once it was decided, of several people together, each under the pseudonym that was decided.
+func TestEraseByKeeper(t *testing.T) {
 	w := newWorld(t)
-	w.Batch = 5000
-	w.eraseRule(t, ann, control.EraseRule{Fields: []string{"ip"}})
-	long := strings.Repeat(`\\x'\"`, 2000)
-	const rows = 400
-	for i := range rows {
-		w.event(t, ann, name, "r", fmt.Sprint(i), `{"ip":1,"l":"`+long+`"}`, now)
-	}
+	lifecycle.LowerEraseLimits(t, 0, 1000, 1<<20)
+	lifecycle.LookOften(t)
+	w.event(t, ann, name, "r", "0", `{"ip":1}`, now)
+	w.event(t, ann, "user_2", "r", "1", `{"ip":1}`, bound)
+	w.event(t, ann, "user_3", "r", "2", `{"ip":1}`, bound)
+	w.event(t, ann, "user_4", "r", "3", `{"ip":1}`, bound)
 	w.ingest(t)
-	if _, r := w.erase(t, ann); r.Events != rows {
-		t.Errorf("%+v", r)
+	death := errors.New("killed")
+	var want, salts []string
+	for i, actor := range []string{name, "user_2", "user_3"} {
+		if i == 2 {
+			w.eraseRule(t, ann, control.EraseRule{Fields: []string{"ip"}})
+		}
+		d, _, err := lifecycle.Erase(t.Context(), w.system, ann, actor, lifecycle.Options{By: "olga", After: func(lifecycle.Step) error { return death }})
+		if !errors.Is(err, death) {
+			t.Fatal(err)
+		}
+		if salts = append(salts, d.Erase.Salt.String()); salts[i] != salts[0] || d.Erase.ActorHash.String() == fmt.Sprintf("%x", sha256.Sum256([]byte(actor))) {
+			t.Errorf("salts %v, hash %s", salts, d.Erase.ActorHash)
+		}
+		want = append(want, d.Erase.Pseudonym+fmt.Sprintf("\t%d\t{\"ip\":%s}", i, []string{"1", "1", "null"}[i]))
 	}
-	if got := w.Exec(t, "SELECT count() FROM event_log WHERE startsWith(actor_id, 'erased-') AND startsWith(metadata, '{\"ip\":null,')"); got != fmt.Sprint(rows) {
-		t.Errorf("%s rows are erased", got)
+	want = append(want, `user_4	3	{"ip":1}`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	looks := 0
+	// It never runs by itself: erasures do not wait for that.
+	k := lifecycle.NewKeeper(w.system, "keeper", 0, func() bool {
+		if looks++; looks == 2 {
+			cancel()
+		}
+		return true
+	}, prometheus.NewRegistry())
+	must(t, k.Run(ctx))
+	if got := w.rows(t, ann); got != strings.Join(want, "\n") {
+		t.Errorf("%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+	state, err := w.Control.Load(t.Context())
+	must(t, err)
+	if open := state.Erasing(); len(open) > 0 {
+		t.Errorf("open: %+v", open)
 	}
 	w.sound(t)
 }
@@ -278,12 +339,13 @@ func TestEraseLeavesNoName(t *testing.T) {
 	}
 	w.Exec(t, "ALTER TABLE event_log MODIFY COLUMN actor_id CODEC(NONE), MODIFY COLUMN resource_id CODEC(NONE), MODIFY COLUMN metadata CODEC(NONE)")
 	w.Exec(t, "ALTER TABLE event_hours MODIFY COLUMN actor_id CODEC(NONE)")
+	w.run(t, lifecycle.Options{}) // so that the next run of the week leaves on the disk what it hides
 	w.eraseRule(t, ann, control.EraseRule{Fields: []string{"email"}, ResourceTypes: []string{"user"}})
 	w.event(t, ann, name, "user", name, `{"email":"`+name+`"}`, now)
 	w.event(t, ann, name, "user", name, `{"email":"`+name+`"}`, bound.Add(-time.Hour))
 	w.event(t, ann, "user_2", "user", "user_2", `{}`, bound)
 	w.ingest(t)
-	w.run(t, lifecycle.Options{}) // hides one, which is still on the disk
+	w.run(t, lifecycle.Options{}) // hides one
 	if tables := w.naming(t); len(tables) != 2 {
 		t.Fatalf("before the erasure the name is in files of %v", tables)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // lookEvery is how often a Keeper looks whether a run is due, or more often when runs are.
-const lookEvery = time.Minute
+var lookEvery = time.Minute
 
 // Keeper runs again and again for as long as the service does.
 type Keeper struct {
