@@ -25,7 +25,7 @@ func (s *Service) loadErased(ctx context.Context) (uint64, error) {
 func (s *Service) followErased(ctx context.Context) {
 	ticker := time.NewTicker(erasedEvery)
 	defer ticker.Stop()
-	for known := uint64(0); ; {
+	for known, failing := uint64(0), false; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -35,12 +35,11 @@ func (s *Service) followErased(ctx context.Context) {
 		if err == nil && last != known {
 			last, err = s.loadErased(ctx)
 		}
-		if err != nil {
-			if ctx.Err() == nil {
-				s.log.WarnContext(ctx, "could not look whether somebody was erased, trying again", slog.Any("error", err))
-			}
-			continue
+		if err == nil {
+			known = last
+		} else if !failing && ctx.Err() == nil { // once for an outage
+			s.log.WarnContext(ctx, "could not look whether somebody was erased, trying again", slog.Any("error", err))
 		}
-		known = last
+		failing = err != nil
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"example.com/auditlog/services/ingester/internal/hourly"
 	"example.com/auditlog/services/ingester/internal/ledger"
 	"example.com/auditlog/services/ingester/internal/lifecycle"
+	"example.com/auditlog/services/ingester/internal/verify/replay"
 )
 
 // who is who takes a decision and why, by flags.
@@ -66,7 +67,7 @@ func (c *commands) withLifecycle(ctx context.Context, name string, fn func(lifec
 			return err
 		}
 		return fn(lifecycle.System{
-			Log: control.New(js, store), Table: store, Positions: positions, Partitions: cfg.Partitions, Shard: cfg.Shard, Logger: log,
+			Log: control.New(js, store), Table: store, Positions: positions, Stream: replay.New(js), Partitions: cfg.Partitions, Shard: cfg.Shard, Logger: log,
 			Counts:    hourly.New(store, positions, func() []int { return nil }, hourly.DefaultEvery, prometheus.NewRegistry(), log),
 			Announcer: lifecycle.NewEvents(js.Conn()),
 		})

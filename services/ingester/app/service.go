@@ -138,7 +138,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	}, s.pipe.Driven, verify.CheckerOptions{}, deps.Registerer, log)
 	s.hourly = hourly.New(s.store, s.positions, s.pipe.Driven, cfg.HourlyEvery, deps.Registerer, log)
 	s.keeper = lifecycle.NewKeeper(lifecycle.System{
-		Log: s.decisions, Table: s.store, Positions: s.positions, Counts: s.hourly, Announcer: lifecycle.NewEvents(s.nc),
+		Log: s.decisions, Table: s.store, Positions: s.positions, Stream: replay.New(bulk), Counts: s.hourly, Announcer: lifecycle.NewEvents(s.nc),
 		Partitions: cfg.Partitions, Shard: cfg.Shard, Logger: log,
 	}, "ingester "+instance, cfg.RetentionEvery, s.first, deps.Registerer)
 	return s, nil

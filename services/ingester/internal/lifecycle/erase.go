@@ -18,8 +18,8 @@ import (
 
 // Limits, which tests lower.
 var (
-	// eraseSettle is how old an erasure is before a pass over the table is believed to be the last: ingesters know of it by then, and what they had in memory
-	// before is in the table.
+	// eraseSettle is how long after an erasure ingesters know of it. A pass over the table is believed to be the last when all that came in until then is in
+	// the table before it begins.
 	eraseSettle = time.Minute
 	// maxTexts and maxTextBytes bound the metadata that are read, and changed by one statement for each year, at a time.
 	maxTexts     = 20_000
@@ -210,6 +210,10 @@ func (r *run) eraseTenant(ctx context.Context, state *control.State, p int, t uu
 
 // erasePeople replaces people in a partition. Metadata go first and names last: who is still called by name is not done.
 func (r *run) erasePeople(ctx context.Context, p int, t uuid.UUID, people []erasure.Person) error {
+	last, err := r.lastPass(ctx, p, t)
+	if err != nil {
+		return err
+	}
 	for _, e := range erasures(p, t, people) {
 		if err := r.count(ctx, e); err != nil {
 			return err
@@ -243,9 +247,46 @@ func (r *run) erasePeople(ctx context.Context, p int, t uuid.UUID, people []eras
 		}
 	}
 	for _, person := range people {
-		r.erasures = append(r.erasures, person.Decisions...)
+		for _, d := range person.Decisions {
+			if slices.Contains(last, d) {
+				r.erasures = append(r.erasures, d)
+			}
+		}
 	}
 	return r.after(Recounted)
+}
+
+// lastPass returns the open erasures of a tenant that a pass which begins now is the last for: no ingester can bring the name in any more.
+func (r *run) lastPass(ctx context.Context, p int, t uuid.UUID) (out []uint64, err error) {
+	state, err := r.Log.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range state.Erasing() {
+		if *e.Tenant != t || r.opts.Now.Sub(e.At) < eraseSettle {
+			continue
+		}
+		known, err := r.Stream.SeqAt(ctx, e.At.Add(eraseSettle))
+		if err != nil {
+			return nil, err
+		}
+		in, err := r.through(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		all, err := r.Stream.Waiting(ctx, p, in+1)
+		if err != nil {
+			return nil, err
+		}
+		later, err := r.Stream.Waiting(ctx, p, max(known, in+1))
+		if err != nil {
+			return nil, err
+		}
+		if all <= later {
+			out = append(out, e.Seq)
+		}
+	}
+	return out, nil
 }
 
 // count counts what is to change.
@@ -316,7 +357,7 @@ func erasures(p int, t uuid.UUID, people []erasure.Person) (out []clickhouse.Era
 	return out
 }
 
-// noteErased tells the log which erasures the table follows: those that ingesters have known of for a while.
+// noteErased tells the log which erasures the table follows.
 func (r *run) noteErased(ctx context.Context) error {
 	state, err := r.Log.Load(ctx)
 	if err != nil {
@@ -332,10 +373,10 @@ func (r *run) noteErased(ctx context.Context) error {
 	return err
 }
 
-// doneErasures are the open ones that this run has seen to and that were decided a while before it began.
+// doneErasures are the open ones that this run was the last for.
 func (r *run) doneErasures(state *control.State) (out []uint64) {
 	for _, e := range state.Erasing() {
-		if slices.Contains(r.erasures, e.Seq) && r.opts.Now.Sub(e.At) >= eraseSettle {
+		if slices.Contains(r.erasures, e.Seq) {
 			out = append(out, e.Seq)
 		}
 	}

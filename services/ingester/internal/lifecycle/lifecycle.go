@@ -47,6 +47,14 @@ type Positions interface {
 	Get(ctx context.Context, partition int) (ledger.Position, error)
 }
 
+// Stream is the stream of events.
+type Stream interface {
+	// SeqAt returns the sequence of the first message that came in at or after t, or one past the last when there is none.
+	SeqAt(ctx context.Context, t time.Time) (uint64, error)
+	// Waiting counts the messages of the partition from a sequence on.
+	Waiting(ctx context.Context, partition int, from uint64) (uint64, error)
+}
+
 // Counts are the hourly counts, which are to follow.
 type Counts interface {
 	// Recount counts the days from one time to another, both included, anew; of these tenants, or of all when it is nil.
@@ -63,6 +71,7 @@ type System struct {
 	Log       *control.Log
 	Table     *clickhouse.Store
 	Positions Positions
+	Stream    Stream
 	Counts    Counts
 	Announcer Announcer
 	// Partitions is how many the stream has, Shard which of them Table has.

@@ -55,7 +55,7 @@ func newWorld(t *testing.T) *world {
 	all := func() []int { return []int{0, 1, 2, 3} }
 	w := &world{Fixture: f, counts: hourly.New(f.Table, f.Positions, all, time.Hour, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))}
 	w.system = lifecycle.System{
-		Log: f.Control, Table: f.Table, Positions: f.Positions, Counts: w.counts, Announcer: lifecycle.NewEvents(f.JS.Conn()),
+		Log: f.Control, Table: f.Table, Positions: f.Positions, Stream: f.Reader, Counts: w.counts, Announcer: lifecycle.NewEvents(f.JS.Conn()),
 		Partitions: verifytest.Partitions, Logger: slog.New(slog.DiscardHandler),
 	}
 	return w
