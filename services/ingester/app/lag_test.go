@@ -10,6 +10,16 @@ import (
 // metric is the value of a gauge or counter of a service of the rig, of all its series together, or how often a histogram was observed.
 func (r *rig) metric(t *testing.T, s *Service, name string) float64 {
 	t.Helper()
+	sum, there := r.series(t, s, name, "")
+	if !there {
+		t.Fatalf("no metric %s", name)
+	}
+	return sum
+}
+
+// series is metric of the series with a label of that value alone, of all when it is empty; there says whether there is any.
+func (r *rig) series(t *testing.T, s *Service, name, value string) (sum float64, there bool) {
+	t.Helper()
 	reg, _ := r.metrics.Load(s)
 	families, err := reg.(prometheus.Gatherer).Gather()
 	if err != nil {
@@ -19,14 +29,17 @@ func (r *rig) metric(t *testing.T, s *Service, name string) float64 {
 		if f.GetName() != name {
 			continue
 		}
-		sum := 0.0
 		for _, m := range f.GetMetric() {
-			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			has := value == ""
+			for _, l := range m.GetLabel() {
+				has = has || l.GetValue() == value
+			}
+			if has {
+				sum, there = sum+m.GetGauge().GetValue()+m.GetCounter().GetValue()+float64(m.GetHistogram().GetSampleCount()), true
+			}
 		}
-		return sum
 	}
-	t.Fatalf("no metric %s", name)
-	return 0
+	return sum, there
 }
 
 // Ensure the lag of several ingesters adds up to what is not in the table, in messages, and that its age is known: of what was read, of what fills

@@ -112,10 +112,10 @@ func (r *rig) forgetConsumers(t *testing.T) {
 	}
 }
 
-// Ensure a message larger than what is left of a request ends that request alone.
+// Ensure a message larger than what is left of a request ends that request alone, and the next request brings it: the reader does not begin anew.
 func TestLargeMessages(t *testing.T) {
 	r := newRig(t)
-	r.serve(t, nil)
+	svc, _ := r.serve(t, nil)
 	stream, err := r.js.Stream(t.Context(), events.StreamAudit)
 	if err != nil {
 		t.Fatal(err)
@@ -130,6 +130,9 @@ func TestLargeMessages(t *testing.T) {
 	r.publish(t, 10, 3)
 	r.wantRows(t, 10, 30*time.Second)
 	r.wantDeadLetters(t, n)
+	if anew, _ := r.series(t, svc, "audit_ingester_retries_total", "read"); anew != 0 {
+		t.Errorf("the reader began anew %v times", anew)
+	}
 }
 
 // reconnect waits until the producer's connection is back.

@@ -125,7 +125,11 @@ func TestClockJumps(t *testing.T) {
 					}
 				}
 			})
-			<-died
+			select {
+			case <-died:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("there is no third append; the pipeline ended with: %v", stop())
+			}
 			_ = stop()
 			_, stop = w.run(t, []int{0}, nil)
 			w.wantComplete(t)
