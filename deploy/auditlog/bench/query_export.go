@@ -20,8 +20,8 @@ const exportRounds = 3
 // exportPatience bounds them: a round that has begun is finished.
 const exportPatience = 30 * time.Second
 
-// trailingLimit is the end of a query of an export, which reads in segments.
-var trailingLimit = regexp.MustCompile(`\s+LIMIT \S+$`)
+// trailingLimit is the end of a query of an export, which reads in segments. The query log has it as a cast.
+var trailingLimit = regexp.MustCompile(`\s+LIMIT [^\n]+$`)
 
 // exportEvents is about how many of the tenant's newest events are exported, so that it takes as long on a log of any size.
 const exportEvents = 1_000_000
@@ -71,6 +71,9 @@ func (b queryBench) export(ctx context.Context, l *benchLog, targets *verdicts, 
 			n, err := way.read()
 			if err != nil {
 				return err
+			}
+			if events != 0 && n != events {
+				return fmt.Errorf("one way of reading gave %d events, another %d", events, n)
 			}
 			events = n
 			*way.rates = append(*way.rates, float64(n)/time.Since(began).Seconds())

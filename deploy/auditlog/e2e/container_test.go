@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/elf"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,6 +20,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"example.com/auditlog/deploy"
+	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/deploy/stack/stacktest"
 )
 
@@ -121,9 +126,30 @@ func (i image) waitHealthy(t *testing.T, env []string, name string) {
 	}
 }
 
-// Ensure the programs as the Dockerfiles build them need nothing but their environment: no file, no shell, no right, no place to write to.
+// withServiceUsers is a stack with the users that the services have in containers, and their passwords by name.
+func withServiceUsers(t *testing.T) (*stack.Stack, map[string]string) {
+	t.Helper()
+	dir, passwords := t.TempDir(), map[string]string{}
+	secrets := "<clickhouse>"
+	for _, name := range []string{"ingester", "query"} {
+		passwords[name] = uuid.NewString()
+		sum := sha256.Sum256([]byte(passwords[name]))
+		secrets += "<" + name + "_password_sha256_hex>" + hex.EncodeToString(sum[:]) + "</" + name + "_password_sha256_hex>"
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "secrets.xml"), []byte(secrets+"</clickhouse>"), 0o600))
+	t.Setenv("AUDIT_CLICKHOUSE_SECRETS", filepath.Join(dir, "secrets.xml"))
+	text, err := deploy.Files.ReadFile(deploy.ClickHouseServices)
+	must(t, err)
+	users := filepath.Join(dir, "clickhouse", "conf", "users.d")
+	must(t, os.MkdirAll(users, 0o750))
+	must(t, os.WriteFile(filepath.Join(users, "services.xml"), text, 0o600))
+	return stacktest.Start(t, stacktest.Dir(dir)), passwords
+}
+
+// Ensure the programs as the Dockerfiles build them need nothing but their environment: no file, no shell, no place to write to, and no right in ClickHouse
+// but those of their user there.
 func TestProgramsRunInEmptyImages(t *testing.T) {
-	s := stacktest.Start(t)
+	s, passwords := withServiceUsers(t)
 	ops := map[string]string{"ingester": fmt.Sprintf("127.0.0.1:%d", freePort(t)), "query": fmt.Sprintf("127.0.0.1:%d", freePort(t))}
 	api := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	images, envs := map[string]image{}, map[string][]string{}
@@ -131,7 +157,7 @@ func TestProgramsRunInEmptyImages(t *testing.T) {
 		img := buildImage(t, name)
 		images[name] = img
 		envs[name] = []string{
-			"AUDIT_NATS_URL=" + s.NATSURL(), "AUDIT_CLICKHOUSE_URL_FILE=" + img.secret(t, "clickhouse_url", s.ClickHouseURL()),
+			"AUDIT_NATS_URL=" + s.NATSURL(), "AUDIT_CLICKHOUSE_URL_FILE=" + img.secret(t, "clickhouse_url", strings.Replace(s.ClickHouseURL(), "://", "://"+name+":"+passwords[name]+"@", 1)),
 			"AUDIT_OPS_ADDR=" + ops[name], "AUDIT_HTTP_ADDR=" + api,
 		}
 		if cmd, _ := img.command(t, envs[name], name, "health"); cmd.Run() == nil {
@@ -142,7 +168,8 @@ func TestProgramsRunInEmptyImages(t *testing.T) {
 	}
 
 	tenant := uuid.New()
-	event := `{"tenant_id":"` + tenant.String() + `","id":"` + uuid.NewString() + `","actor_id":"a","actor_type":"user","action":"x","resource_type":"r","resource_id":"1","created_at":"2026-01-02T03:04:05Z"}`
+	id := uuid.NewString()
+	event := `{"tenant_id":"` + tenant.String() + `","id":"` + id + `","actor_id":"a","actor_type":"user","action":"x","resource_type":"r","resource_id":"1","created_at":"2026-01-02T03:04:05Z"}`
 	publish, out := images["ingester"].command(t, envs["ingester"], "publish")
 	publish.Stdin = strings.NewReader(event)
 	if err := publish.Run(); err != nil {
@@ -158,6 +185,12 @@ func TestProgramsRunInEmptyImages(t *testing.T) {
 	reader.walkUntil(t, key.Key, tenant, 10, 1)
 	if p := reader.get(t, key.Key, tenant, url.Values{}); len(p.Data) != 1 || p.Data[0].Action != "x" {
 		t.Errorf("the log is %+v", p)
+	}
+	for _, question := range []string{"?actor_id=a&action=x", "/feed?actor_id=a", "/export?resource_type=r", "/" + id} {
+		status, body := reader.ask(t, key.Key, tenant, question)
+		if status != http.StatusOK || !strings.Contains(string(body), id) {
+			t.Errorf("%s: %d %s", question, status, body)
+		}
 	}
 	for name, img := range images {
 		for _, e := range entries(t, img.root) {

@@ -172,7 +172,13 @@ func (s *system) get(t *testing.T, key string, tenant uuid.UUID, params url.Valu
 
 func (s *system) request(t *testing.T, key string, tenant uuid.UUID, params url.Values) (int, []byte) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.api+"?"+params.Encode(), nil)
+	return s.ask(t, key, tenant, "?"+params.Encode())
+}
+
+// ask asks for what is below the list of events.
+func (s *system) ask(t *testing.T, key string, tenant uuid.UUID, below string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.api+below, nil)
 	must(t, err)
 	req.Header.Set("X-API-Key", key)
 	req.Header.Set("X-Tenant-ID", tenant.String())
