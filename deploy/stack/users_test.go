@@ -90,13 +90,13 @@ func TestServicesMayDoTheirWorkAlone(t *testing.T) {
 	s := startWithUsers(t)
 	for _, sql := range []string{
 		"SELECT count() FROM audit.event_log",
-		"SELECT count() FROM audit.events SETTINGS max_execution_time = 5, max_threads = 1, enable_analyzer = 0",
+		"SELECT count() FROM audit.event_log SETTINGS max_execution_time = 5, max_threads = 1, enable_analyzer = 0",
 	} {
 		if got, err := askAs(s, "query", "secret-q", sql); err != nil || got != "2" {
 			t.Errorf("query service: %s: %q, %v", sql, got, err)
 		}
 	}
-	for _, sql := range []string{"TRUNCATE TABLE audit.event_log", "INSERT INTO audit.event_log VALUES ('" + tenantA + "', 9, 1)"} {
+	for _, sql := range []string{"SELECT count() FROM audit.events", "TRUNCATE TABLE audit.event_log", "INSERT INTO audit.event_log VALUES ('" + tenantA + "', 9, 1)"} {
 		if _, err := askAs(s, "query", "secret-q", sql); err == nil {
 			t.Errorf("the query service may: %s", sql)
 		}
