@@ -139,6 +139,17 @@ func (w *world) takes(t *testing.T, n int) bool {
 	return err == nil
 }
 
+// wantPartitions fails unless each tenant's rows of a table are in its partition of so many.
+func (w *world) wantPartitions(t *testing.T, table string, partitions int) {
+	t.Helper()
+	for _, tenant := range verifytest.Tenants {
+		want := fmt.Sprintf("[%d]", events.Partition(tenant, partitions))
+		if got := w.Exec(t, fmt.Sprintf("SELECT groupUniqArray(partition) FROM %s WHERE tenant_id = '%s'", table, tenant)); got != want {
+			t.Errorf("%s has tenant %s in partitions %s, want %s", table, tenant, got, want)
+		}
+	}
+}
+
 // want fails unless the system has the new number of partitions and everything in them, as if nothing had happened; waiting events came meanwhile.
 func (w *world) want(t *testing.T, waiting int) {
 	t.Helper()
@@ -150,18 +161,13 @@ func (w *world) want(t *testing.T, waiting int) {
 	if !r.OK() || fmt.Sprint(r.Rows) != w.rows || r.Waiting != uint64(waiting) || r.Tombstones != 40 { //nolint:gosec // a handful
 		t.Errorf("verify: %d rows, %d waiting, %d tombstones, want %s, %d and 40; %v %v", r.Rows, r.Waiting, r.Tombstones, w.rows, waiting, r.Counts, r.Findings)
 	}
-	for _, table := range []string{"event_log", "event_hours"} {
-		for _, tenant := range verifytest.Tenants {
-			want := fmt.Sprintf("[%d]", events.Partition(tenant, to))
-			if got := w.Exec(t, fmt.Sprintf("SELECT groupUniqArray(partition) FROM %s WHERE tenant_id = '%s'", table, tenant)); got != want {
-				t.Errorf("%s has tenant %s in partitions %s, want %s", table, tenant, got, want)
-			}
-		}
-	}
+	w.wantPartitions(t, "event_log", to)
+	w.wantPartitions(t, "event_hours", to)
 	if got := w.Exec(t, "SELECT sum(events) FROM events_hourly"); got != w.rows {
 		t.Errorf("%s events by the counts of the hours, want %s", got, w.rows)
 	}
-	if left := w.Exec(t, "SELECT groupArray(name) FROM system.tables WHERE database = currentDatabase() AND (name LIKE '%building%' OR name LIKE '%next%' OR comment != '')"); left != "[]" {
+	const others = "database = currentDatabase() AND (name LIKE '%building%' OR name LIKE '%next%' OR comment != '')"
+	if left := w.Exec(t, "SELECT groupArray(name) FROM system.tables WHERE "+others); left != "[]" {
 		t.Errorf("tables are left over or marked: %s", left)
 	}
 	if kept, err := os.ReadFile(w.keep); err != nil || !bytes.Equal(kept, w.old) {
@@ -211,6 +217,11 @@ func TestKilled(t *testing.T) {
 		if opened {
 			waiting++
 		}
+		number := verifytest.Partitions
+		if i >= slices.Index(steps, repartition.Swapped) {
+			number = to
+		}
+		w.wantPartitions(t, "event_log", number)
 		switch at {
 		case repartition.Opened: // and in the middle of the copy
 			w.Exec(t, "CREATE TABLE event_log_building AS event_log")
