@@ -281,7 +281,7 @@ func TestCuts(t *testing.T) {
 		}
 	}
 	marks := state.Marks()
-	if len(marks) != 3 || marks[0] != (control.Mark{Mark: 7, Rows: 1, Cut: 1}) || len(state.Open()) != 3 {
+	if len(marks) != 3 || marks[0] != (control.Mark{Mark: 7, Rows: 1, Cut: 1, Tenant: tenant}) || len(state.Open()) != 3 {
 		t.Errorf("marks %+v, open %d", marks, len(state.Open()))
 	}
 	done := control.Decision{Kind: control.Done, By: "run", Done: &control.Finished{Shard: "1/1", Cuts: []uint64{1, 3}, Whole: true}}
