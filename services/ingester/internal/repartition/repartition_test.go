@@ -279,3 +279,31 @@ func TestTakenBack(t *testing.T) {
 		t.Errorf("over a file that is there: %v, it has %q (%v)", err, text, rerr)
 	}
 }
+
+// Ensure no change goes on beside an ingester that runs: it waits, and opens the stream as it was; and that one that has left is not waited for.
+func TestIngesterRuns(t *testing.T) {
+	w := newWorld(t)
+	heartbeats, err := w.JS.KeyValue(t.Context(), jetstream.BucketIngesters)
+	must(t, err)
+	begin := func() error {
+		c := w.change(nil)
+		c.Wait = time.Millisecond
+		return c.Begin(t.Context())
+	}
+	_, err = heartbeats.PutString(t.Context(), "other", "{}")
+	must(t, err)
+	if err := begin(); !errors.Is(err, repartition.ErrWaited) || !strings.Contains(err.Error(), "other") || !w.takes(t, 1000) {
+		t.Fatalf("begun beside an ingester: %v", err)
+	}
+	w.Ingest(t)
+	w.rows = w.Exec(t, "SELECT count() FROM event_log")
+	must(t, heartbeats.Delete(t.Context(), "other"))
+	must(t, begin())
+	_, err = heartbeats.PutString(t.Context(), "another", "{}")
+	must(t, err)
+	if err := w.run(t, nil); !errors.Is(err, repartition.ErrPhase) || !strings.Contains(err.Error(), "another") {
+		t.Fatalf("finished beside an ingester: %v", err)
+	}
+	must(t, heartbeats.Delete(t.Context(), "another"))
+	must(t, w.run(t, nil))
+}
