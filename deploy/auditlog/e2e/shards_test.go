@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -18,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"example.com/auditlog/deploy"
 	"example.com/auditlog/deploy/stack"
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/pkg/events"
@@ -34,8 +37,11 @@ type sharded struct {
 	checks []ops.Check // of the query service
 }
 
-func startSharded(t *testing.T) *sharded {
+// startSharded starts it, with the shipped analyst of a tenant on both servers.
+func startSharded(t *testing.T, analyst uuid.UUID) *sharded {
 	t.Helper()
+	sum := sha256.Sum256([]byte(analystPassword))
+	filled := strings.NewReplacer("PASSWORD_SHA256", hex.EncodeToString(sum[:]), "TENANT_ID", analyst.String())
 	ports := [2]int{freePort(t), freePort(t)}
 	secrets := filepath.Join(t.TempDir(), "secrets.xml")
 	must(t, os.WriteFile(secrets, []byte("<clickhouse><cluster_secret>shared</cluster_secret><replica_password>r</replica_password></clickhouse>"), 0o600))
@@ -49,6 +55,7 @@ func startSharded(t *testing.T) *sharded {
 		}
 		copyFile(t, filepath.Join(root, "deploy/cluster/clickhouse/config.d/cluster.xml"), filepath.Join(conf, "config.d", "cluster.xml"), oneReplicaOn(t, ports))
 		copyFile(t, filepath.Join(root, "deploy/cluster/clickhouse/users.d/cluster.xml"), filepath.Join(conf, "users.d", "cluster.xml"), nil)
+		copyFile(t, filepath.Join(root, "deploy", deploy.AnalystExample), filepath.Join(conf, "users.d", "acme.xml"), func(text []byte) []byte { return []byte(filled.Replace(string(text))) })
 		s.shards[i] = stacktest.Start(t, stacktest.Dir(dir), func(o *stack.Options) { o.ClickHousePort = ports[i] })
 	}
 	s.system = &system{Stack: s.shards[0]}
@@ -133,8 +140,8 @@ func (s *sharded) command(t *testing.T, i int, args ...string) (status int, out 
 // away its tenants get 503, never a part of a page, and the others their log; what was published meanwhile comes when it is back; and analysts ask
 // both by the shipped Distributed table, or get an error.
 func TestTwoShards(t *testing.T) {
-	s := startSharded(t)
 	tenants := [2]uuid.UUID{tenantOn(0), tenantOn(1)}
+	s := startSharded(t, tenants[1])
 	var keys [2]string
 	const n = 700
 	pub, err := events.NewPublisher(s.nc)
@@ -159,15 +166,7 @@ func TestTwoShards(t *testing.T) {
 	}
 	s.checkCommands(t, tenants)
 
-	ddl, err := os.ReadFile(filepath.Join(root, "deploy/cluster/clickhouse/all_events.sql"))
-	must(t, err)
-	for _, one := range s.shards {
-		_, err := ask(one, string(ddl))
-		must(t, err)
-		if got := s.count(t, one, "SELECT count() FROM all_events"); got != 2*n {
-			t.Errorf("analysts see %d events, want %d", got, 2*n)
-		}
-	}
+	s.checkAnalysts(t, tenants, n)
 
 	must(t, s.shards[1].KillClickHouse())
 	publishMany(t, pub, tenants[1], 100)
@@ -205,6 +204,41 @@ func TestTwoShards(t *testing.T) {
 	for i := range s.shards {
 		if status, out := s.command(t, i, "verify", "--deep"); status != 0 {
 			t.Errorf("verify of shard %d: status %d\n%s", i, status, out)
+		}
+	}
+}
+
+// checkAnalysts asks both servers what both have, as whoever sees all tenants and as the analyst of the second one. Each tenant has n events.
+func (s *sharded) checkAnalysts(t *testing.T, tenants [2]uuid.UUID, n uint64) {
+	t.Helper()
+	ddl, err := os.ReadFile(filepath.Join(root, "deploy/cluster/clickhouse/all_events.sql"))
+	must(t, err)
+	for _, one := range s.shards {
+		for statement := range strings.SplitSeq(strings.TrimSpace(string(ddl)), ";\n") {
+			_, err := ask(one, statement)
+			must(t, err)
+		}
+	}
+	for _, one := range s.shards {
+		analyst := strings.Replace(one.ClickHouseHTTPURL(), "://", "://analyst_acme:"+analystPassword+"@", 1)
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) { // counts follow
+			if s.count(t, one, "SELECT sum(events) FROM all_events_hourly") == 2*n {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatal("analysts do not get the counts of both shards")
+			}
+		}
+		for _, c := range []struct{ url, want string }{
+			{one.ClickHouseHTTPURL(), fmt.Sprintf("%d\t%d\t2", 2*n, 2*n)},
+			{analyst, fmt.Sprintf("%d\t%d\t1", n, n)},
+		} {
+			got, err := askAt(c.url, "SELECT count(), (SELECT sum(events) FROM all_events_hourly), uniqExact(tenant_id) FROM all_events")
+			if err != nil || got != c.want {
+				t.Errorf("events, counted events and tenants are %q, %v, want %q", got, err, c.want)
+			}
+		}
+		if got, err := askAt(analyst, "SELECT any(tenant_id) FROM all_events_hourly"); err != nil || got != tenants[1].String() {
+			t.Errorf("the analyst of %s sees counts of %s, %v", tenants[1], got, err)
 		}
 	}
 }
@@ -251,8 +285,11 @@ func publishMany(t *testing.T, pub *events.Publisher, tenant uuid.UUID, n int) {
 }
 
 // ask runs a statement over HTTP, in database audit.
-func ask(s *stack.Stack, sql string) (string, error) {
-	resp, err := http.Post(s.ClickHouseHTTPURL()+"/?database=audit", "text/plain", strings.NewReader(sql))
+func ask(s *stack.Stack, sql string) (string, error) { return askAt(s.ClickHouseHTTPURL(), sql) }
+
+// askAt asks the server at an address, which may have a user.
+func askAt(address, sql string) (string, error) {
+	resp, err := http.Post(address+"/?database=audit", "text/plain", strings.NewReader(sql))
 	if err != nil {
 		return "", err
 	}
