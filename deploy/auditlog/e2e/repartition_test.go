@@ -252,6 +252,9 @@ func TestRepartition(t *testing.T) {
 	p.waitFor(t, "the counts by hour are right", func() bool {
 		return p.clickhouse(t, "SELECT sum(events) FROM audit.events_hourly") == fmt.Sprint(total)
 	})
+	if n := p.clickhouse(t, "SELECT count() FROM (SELECT tenant_id FROM audit.event_hours GROUP BY tenant_id HAVING uniqExact(partition) > 1)"); n != "0" {
+		t.Errorf("the counts by hour of %s tenants lie in two partitions", n)
+	}
 }
 
 func queryConfig(t *testing.T, getenv func(string) string) query.Config {
