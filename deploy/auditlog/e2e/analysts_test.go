@@ -310,7 +310,7 @@ func TestAnalystMayDoNothingElse(t *testing.T) {
 			"CREATE USER other", "GRANT SELECT ON *.* TO " + user, "SYSTEM STOP MERGES audit.event_log", "KILL QUERY WHERE 1",
 			"BACKUP TABLE audit.event_log TO File('x')",
 			"SELECT * FROM mergeTreeIndex('audit', 'event_log')", "SELECT count() FROM mergeTreeIndex('audit', 'event_hours')",
-			"SELECT * FROM mergeTreeTextIndex('audit', 'event_log', 'tags')", "SELECT * FROM mergeTreeTextIndex('audit', 'event_log', 'ids')",
+			"SELECT * FROM mergeTreeTextIndex('audit', 'event_log', 'tags')", "SELECT * FROM mergeTreeTextIndex('audit', 'event_log', 'event_ids')",
 			"SELECT * FROM mergeTreeAnalyzeIndexes('audit', 'event_log')", "SELECT * FROM merge('audit', '^event_log$')",
 			"SELECT * FROM remote('127.0.0.1', 'audit', 'event_log')", "SELECT * FROM file('/etc/passwd', 'LineAsString')",
 			"SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "SELECT * FROM executable('x', 'TSV', 'a String')",

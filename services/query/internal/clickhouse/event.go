@@ -18,7 +18,7 @@ const idSlack = time.Hour
 const newestCopyFirst = "created_at DESC, stream_seq"
 
 // Event is the newest event with this id that the scope permits, or audit.ErrNotFound. (One id with two times is two events; producers are asked
-// not to do that.) The index ids finds it; a version 7 id says when it was made, and is looked for there first, in fewer parts.
+// not to do that.) The index event_ids finds it; a version 7 id says when it was made, and is looked for there first, in fewer parts.
 func (r *Reader) Event(ctx context.Context, scope policy.Scope, id uuid.UUID) (audit.Event, error) {
 	if scope.Empty() {
 		return audit.Event{}, audit.ErrNotFound

@@ -16,8 +16,8 @@ CREATE TABLE audit.event_log
     `version` UInt64 MATERIALIZED bitNot(stream_seq) CODEC(Delta(8), ZSTD(1)),
     INDEX seq_range stream_seq TYPE minmax GRANULARITY 1,
     INDEX seq_blocks intDiv(stream_seq, 1024) TYPE set(64) GRANULARITY 1,
-    INDEX ids substring(hex(cityHash64(id)), 1, 5) TYPE text(tokenizer = 'array') GRANULARITY 100000000,
-    INDEX tags [concat('a', actor_id), concat('c', action), concat('t', resource_type), concat('r', resource_id)] TYPE text(tokenizer = 'array', posting_list_block_size = 1000000000) GRANULARITY 100000000
+    INDEX tags [concat('a', actor_id), concat('c', action), concat('t', resource_type), concat('r', resource_id)] TYPE text(tokenizer = 'array', posting_list_block_size = 1000000000) GRANULARITY 100000000,
+    INDEX event_ids substring(hex(cityHash64(id)), 1, 5) TYPE text(tokenizer = 'array', posting_list_codec = 'bitpacking') GRANULARITY 100000000
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY (partition, toYear(created_at))
