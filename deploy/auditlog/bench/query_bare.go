@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
+	"time"
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/ext"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/uuid"
 )
 
 // bareQuery is one query that the service sent, as the server logged it: parameters filled in.
@@ -65,21 +69,63 @@ func captureQueries(ctx context.Context, db driver.Conn, ask func() error) (quer
 
 // replay sends the queries one after the other and scans every row, as a program without the service around it would.
 func replay(ctx context.Context, db driver.Conn, queries []bareQuery) error {
+	var keys pageKeys
 	for _, q := range queries {
-		if err := drainRows(chgo.Context(ctx, chgo.WithSettings(q.settings)), db, q.sql); err != nil {
+		options := []chgo.QueryOption{chgo.WithSettings(q.settings)}
+		if strings.Contains(q.sql, "FROM "+copiesTable) {
+			table, err := keys.table()
+			if err != nil {
+				return fmt.Errorf("bare query: %w", err)
+			}
+			options = append(options, chgo.WithExternalTable(table))
+		}
+		if _, err := readRows(chgo.Context(ctx, options...), db, q.sql, keys.add); err != nil {
 			return fmt.Errorf("bare query: %w", err)
 		}
 	}
 	return nil
 }
 
-func drainRows(ctx context.Context, db driver.Conn, sql string) error {
-	_, err := countRows(ctx, db, sql)
-	return err
+// copiesTable is what the service calls the keys of a page, which it sends along when it looks for other copies of them.
+const copiesTable = "page"
+
+// pageKeys are those of the rows that earlier queries gave: the log of queries has no tables that were sent along.
+type pageKeys struct {
+	at  []time.Time
+	id  []uuid.UUID
+	seq []uint64
+}
+
+func (k *pageKeys) add(columns []string, row []any) {
+	for i, name := range columns {
+		switch v := row[i].(type) {
+		case *time.Time:
+			if name == "created_at" {
+				k.at = append(k.at, *v)
+			}
+		case *uuid.UUID:
+			k.id = append(k.id, *v)
+		case *uint64:
+			k.seq = append(k.seq, *v)
+		}
+	}
+}
+
+func (k *pageKeys) table() (*ext.Table, error) {
+	table, err := ext.NewTable(copiesTable, ext.Column("at", "DateTime64(6, 'UTC')"), ext.Column("id", "UUID"), ext.Column("seq", "UInt64"))
+	for i := 0; i < len(k.id) && err == nil; i++ {
+		err = table.Append(k.at[i], k.id[i], k.seq[i])
+	}
+	return table, err
 }
 
 // countRows scans every row.
 func countRows(ctx context.Context, db driver.Conn, sql string) (n int, err error) {
+	return readRows(ctx, db, sql, func([]string, []any) {})
+}
+
+// readRows scans every row and shows it to see.
+func readRows(ctx context.Context, db driver.Conn, sql string, see func(columns []string, row []any)) (n int, err error) {
 	rows, err := db.Query(ctx, sql)
 	if err != nil {
 		return 0, err
@@ -95,6 +141,7 @@ func countRows(ctx context.Context, db driver.Conn, sql string) (n int, err erro
 			return n, err
 		}
 		n++
+		see(rows.Columns(), dest)
 	}
 	return n, rows.Err()
 }

@@ -79,7 +79,7 @@ func (b queryBench) questions(ctx context.Context, l *benchLog, p *position, o o
 
 // pages asks each kind of question through the API and as bare SQL.
 func (b queryBench) pages(ctx context.Context, l *benchLog, targets *verdicts) error {
-	floor, err := b.sample(func() error { return drainRows(ctx, l.db, "SELECT 1") })
+	floor, err := b.sample(func() error { _, err := countRows(ctx, l.db, "SELECT 1"); return err })
 	if err != nil {
 		return err
 	}
