@@ -127,7 +127,8 @@ func (p *feeder) statement(to uint64) *statement {
 	s.where("stream_seq > {seq_after:UInt64}", "seq_after", strconv.FormatUint(p.at, 10))
 	s.where("stream_seq <= {seq_through:UInt64}", "seq_through", strconv.FormatUint(to, 10))
 	if to-p.at <= narrowRange {
-		s.where("intDiv(stream_seq, 1024) IN {seq_blocks:Array(UInt64)}", "seq_blocks", seqBlocks(p.at+1, to))
+		// XOR with 0 changes nothing but what the index seq_range makes of it: it would look through the set for each granule, 3 µs of 77,000 times.
+		s.where("bitXor(intDiv(stream_seq, 1024), 0) IN {seq_blocks:Array(UInt64)}", "seq_blocks", seqBlocks(p.at+1, to))
 	}
 	return s
 }
