@@ -144,10 +144,11 @@ func newRow(tenant uuid.UUID, at time.Time) row {
 		resourceID: "inv_1", metadata: `{"ip":"203.0.113.9"}`, seq: sequences.Add(1)}
 }
 
-// insert writes rows as one part for each partition and month.
+// insert writes rows as one part for each partition and year. As when the ingester does, copies in it stay.
 func (s *system) insert(t *testing.T, rows ...row) {
 	t.Helper()
-	b, err := s.db.PrepareBatch(t.Context(), "INSERT INTO event_log (partition, tenant_id, created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq)")
+	ctx := chgo.Context(t.Context(), chgo.WithSettings(chgo.Settings{"optimize_on_insert": 0}))
+	b, err := s.db.PrepareBatch(ctx, "INSERT INTO event_log (partition, tenant_id, created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq)")
 	must(t, err)
 	for _, r := range rows {
 		must(t, b.Append(uint16(events.Partition(r.tenant, app.DefaultPartitions)), r.tenant, r.at, r.id, r.actor, r.actorType, r.action, r.resourceType,

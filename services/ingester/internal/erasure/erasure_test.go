@@ -49,14 +49,14 @@ func FuzzStrip(f *testing.F) {
 	}
 	fields := erasure.FieldSet([]string{"email"})
 	f.Fuzz(func(t *testing.T, in string) {
-		if !json.Valid([]byte(in)) || !strings.HasPrefix(in, "{") {
-			t.Skip()
+		if !strings.HasPrefix(in, "{") {
+			return
+		}
+		var before, after any
+		if json.Unmarshal([]byte(in), &before) != nil {
+			return // no metadata is such
 		}
 		got, changed := fields.Strip([]byte(in))
-		var before, after any
-		if err := json.Unmarshal([]byte(in), &before); err != nil {
-			t.Skip()
-		}
 		if err := json.Unmarshal(got, &after); err != nil {
 			t.Fatalf("%s became %s: %v", in, got, err)
 		}

@@ -205,7 +205,6 @@ func TestEraseWaits(t *testing.T) {
 
 // Ensure an erasure that dies after any of its steps is one already, and that the same command, or the next pass, brings it to the same end.
 func TestEraseDeath(t *testing.T) {
-	death := errors.New("killed")
 	for _, at := range []lifecycle.Step{lifecycle.Decided, lifecycle.Stripped, lifecycle.Renamed, lifecycle.Recounted} {
 		t.Run(string(at), func(t *testing.T) {
 			command := at != lifecycle.Stripped // else the next pass alone
@@ -214,13 +213,8 @@ func TestEraseDeath(t *testing.T) {
 			w.event(t, ann, name, "r", "1", `{"ip":1}`, now)
 			w.event(t, ann, name, "r", "2", `{}`, bound)
 			w.ingest(t)
-			d, _, err := lifecycle.Erase(t.Context(), w.system, ann, name, lifecycle.Options{By: "olga", After: func(s lifecycle.Step) error {
-				if s == at {
-					return death
-				}
-				return nil
-			}})
-			if !errors.Is(err, death) {
+			d, _, err := lifecycle.Erase(t.Context(), w.system, ann, name, lifecycle.Options{By: "olga", After: dieAt(at)})
+			if !errors.Is(err, errDeath) {
 				t.Fatal(err)
 			}
 			w.sound(t)

@@ -307,22 +307,29 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// errDeath is the end of a run that dies.
+var errDeath = errors.New("killed")
+
+// dieAt ends a run after a step.
+func dieAt(at lifecycle.Step) func(lifecycle.Step) error {
+	return func(s lifecycle.Step) error {
+		if s == at {
+			return errDeath
+		}
+		return nil
+	}
+}
+
 // Ensure a run that dies after any of its steps leaves a system that verifies, and that the next run finishes it, also when the tenant is on hold since.
 func TestDeath(t *testing.T) {
-	death := errors.New("killed")
 	for _, at := range []lifecycle.Step{lifecycle.Looked, lifecycle.Buried, lifecycle.Cut, lifecycle.Removed} {
 		t.Run(string(at), func(t *testing.T) {
 			w := newWorld(t)
 			w.add(t, ann, "pay", bound.Add(-time.Hour))
 			stays := w.add(t, ann, "pay", bound)
 			w.ingest(t)
-			_, err := lifecycle.Run(t.Context(), w.system, lifecycle.Options{By: "olga", Now: now, After: func(s lifecycle.Step) error {
-				if s == at {
-					return death
-				}
-				return nil
-			}})
-			if !errors.Is(err, death) {
+			_, err := lifecycle.Run(t.Context(), w.system, lifecycle.Options{By: "olga", Now: now, After: dieAt(at)})
+			if !errors.Is(err, errDeath) {
 				t.Fatal(err)
 			}
 			w.sound(t)

@@ -3,9 +3,11 @@ package clickhouse_test
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
@@ -101,5 +103,33 @@ func TestFeedReadsLittle(t *testing.T) {
 		if read > 20_000 { // a granule for each late event in the range
 			t.Errorf("%s: %d of %d rows read", name, read, rows)
 		}
+	}
+	f.wantRangesAlone(t)
+}
+
+// wantRangesAlone fails when the index of ranges is asked by anything but ranges in a query of the feed: it would be for each granule, which reads no row and takes long.
+func (f *fixture) wantRangesAlone(t *testing.T) {
+	t.Helper()
+	var query string
+	must(t, f.db.QueryRow(t.Context(), "SELECT any(query) FROM system.query_log WHERE type = 'QueryFinish' AND query LIKE '%ORDER BY stream_seq%' "+
+		"AND query LIKE '%intDiv(stream_seq%' AND query_id LIKE 'audit-%' AND current_database = currentDatabase()").Scan(&query))
+	ctx := chgo.Context(t.Context(), chgo.WithSettings(chgo.Settings{"enable_analyzer": 0, "use_skip_indexes_on_data_read": 0}))
+	lines, err := f.db.Query(ctx, "EXPLAIN indexes = 1 "+query)
+	must(t, err)
+	defer func() { must(t, lines.Close()) }()
+	index, conditions := "", map[string]string{}
+	for lines.Next() {
+		var line string
+		must(t, lines.Scan(&line))
+		if name, is := strings.CutPrefix(strings.TrimSpace(line), "Name: "); is {
+			index = name
+		}
+		if condition, is := strings.CutPrefix(strings.TrimSpace(line), "Condition: "); is && index != "" {
+			conditions[index] = condition
+		}
+	}
+	must(t, lines.Err())
+	if c := conditions["seq_range"]; !strings.Contains(c, "stream_seq in") || strings.Contains(c, "intDiv") || conditions["seq_blocks"] == "" {
+		t.Errorf("the indexes are asked %q", conditions)
 	}
 }
