@@ -274,15 +274,11 @@ func (r *run) lastPass(ctx context.Context, p int, t uuid.UUID) (out []uint64, e
 		if err != nil {
 			return nil, err
 		}
-		all, err := r.Stream.Waiting(ctx, p, in+1)
+		next, found, err := r.Stream.First(ctx, p, in+1)
 		if err != nil {
 			return nil, err
 		}
-		later, err := r.Stream.Waiting(ctx, p, max(known, in+1))
-		if err != nil {
-			return nil, err
-		}
-		if all <= later {
+		if !found || next >= known {
 			out = append(out, e.Seq)
 		}
 	}

@@ -51,8 +51,8 @@ type Positions interface {
 type Stream interface {
 	// SeqAt returns the sequence of the first message that came in at or after t, or one past the last when there is none.
 	SeqAt(ctx context.Context, t time.Time) (uint64, error)
-	// Waiting counts the messages of the partition from a sequence on.
-	Waiting(ctx context.Context, partition int, from uint64) (uint64, error)
+	// First returns the sequence of the partition's first message from a sequence on; found is false when there is none.
+	First(ctx context.Context, partition int, from uint64) (seq uint64, found bool, err error)
 }
 
 // Counts are the hourly counts, which are to follow.

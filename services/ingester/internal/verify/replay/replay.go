@@ -106,6 +106,12 @@ func (r *Reader) Waiting(ctx context.Context, partition int, from uint64) (uint6
 	return n, nil
 }
 
+// First asks the leader for the sequence of the partition's first message from a sequence on; found is false when there is none.
+func (r *Reader) First(ctx context.Context, partition int, from uint64) (seq uint64, found bool, err error) {
+	m, found, err := scan.Next(ctx, r.js.Conn(), events.StreamAudit, from, events.PartitionSubject(partition))
+	return m.Seq, found, err
+}
+
 // DeadLetters returns the sequences in the event stream of all dead letters that are kept, and whether any were removed.
 func (r *Reader) DeadLetters(ctx context.Context) (seqs map[uint64]struct{}, removed bool, err error) {
 	s, err := r.js.Stream(ctx, events.StreamDLQ)
