@@ -55,6 +55,8 @@ type Config struct {
 	Retention time.Duration
 	// BatchMaxEvents and BatchMaxBytes bound a batch (AUDIT_BATCH_MAX_EVENTS, AUDIT_BATCH_MAX_BYTES), in events and bytes of payload.
 	BatchMaxEvents, BatchMaxBytes int
+	// BatchMaxWait is how long an event waits for a batch to fill when many come, unless the reader is behind (AUDIT_BATCH_MAX_WAIT). Few go at once.
+	BatchMaxWait time.Duration
 	// Memory bounds the rows and dead letters in memory (AUDIT_MEMORY_BYTES), in bytes. The process takes about twice that at most, and 60 MiB.
 	Memory int
 	// Flushers is how many batches are written at the same time (AUDIT_FLUSHERS).
@@ -87,6 +89,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		Retention:      r.Duration("AUDIT_RETENTION", DefaultRetention, time.Minute, 10*365*24*time.Hour),
 		BatchMaxEvents: r.Int("AUDIT_BATCH_MAX_EVENTS", pipeline.DefaultBatchMaxEvents, 1, 500_000),
 		BatchMaxBytes:  r.Int("AUDIT_BATCH_MAX_BYTES", pipeline.DefaultBatchMaxBytes, 1<<10, 128<<20),
+		BatchMaxWait:   r.Duration("AUDIT_BATCH_MAX_WAIT", pipeline.DefaultLingerMax, pipeline.DefaultLingerMin, time.Minute),
 		Memory:         r.Int("AUDIT_MEMORY_BYTES", pipeline.DefaultMemory, 1<<20, 16<<30),
 		Flushers:       r.Int("AUDIT_FLUSHERS", pipeline.DefaultFlushers, 1, 64),
 		TrimEvery:      r.Duration("AUDIT_TRIM_INTERVAL", 10*time.Minute, time.Second, 24*time.Hour),

@@ -127,7 +127,7 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, cfg.Partitions, log, deps.Registerer)
 	s.pipe = pipeline.New(pipeline.Config{
-		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, Memory: cfg.Memory, Flushers: cfg.Flushers,
+		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, LingerMax: cfg.BatchMaxWait, Memory: cfg.Memory, Flushers: cfg.Flushers,
 		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
 	}, pipeline.Deps{
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),

@@ -181,6 +181,30 @@ func TestInsertIsOnePartPerYear(t *testing.T) {
 	}
 }
 
+// Ensure the filters' index is there with the insert, for it bounds every page, and that of the ids with the first merge.
+func TestInsertIndexes(t *testing.T) {
+	f := setup(t, shared, "")
+	f.exec(t, "SYSTEM STOP MERGES event_log")
+	for batch := range uint64(2) {
+		c := new(clickhouse.Columns)
+		for seq := range uint64(500) {
+			appendEvent(c, 1+batch*500+seq, november)
+		}
+		if err := f.Insert(t.Context(), c, fmt.Sprint("indexes:", batch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const size = "SELECT data_compressed_bytes FROM system.data_skipping_indices WHERE database = currentDatabase() AND table = 'event_log' AND name = ?"
+	if tags, ids := f.number(t, size, "tags"), f.number(t, size, "event_ids"); tags == 0 || ids != 0 {
+		t.Errorf("after two inserts the index of filters has %d bytes, that of ids %d", tags, ids)
+	}
+	f.exec(t, "SYSTEM START MERGES event_log")
+	f.exec(t, "OPTIMIZE TABLE event_log FINAL")
+	if tags, ids := f.number(t, size, "tags"), f.number(t, size, "event_ids"); tags == 0 || ids == 0 {
+		t.Errorf("after a merge the index of filters has %d bytes, that of ids %d", tags, ids)
+	}
+}
+
 // Ensure a token is applied once, whatever rows come with it, and that read-back counts rows before merges fold them.
 func TestInsertTokenCountsOnce(t *testing.T) {
 	f := setup(t, shared, "")

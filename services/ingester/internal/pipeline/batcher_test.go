@@ -105,7 +105,7 @@ func TestBatcherReadiness(t *testing.T) {
 
 // Ensure a trickle goes at once while a steady stream over many partitions is held to the rate.
 func TestPacer(t *testing.T) {
-	const rate, partitions = 20, 16
+	const rate, partitions = DefaultInsertRate, 16
 	cfg := Config{}
 	cfg.setDefaults()
 	p := newPacer(rate)
@@ -136,7 +136,7 @@ func TestPacer(t *testing.T) {
 			}
 		}
 	}
-	if perSecond := float64(inserts) / seconds; perSecond > 1.2*partitions/cfg.LingerMax.Seconds() || oldest > cfg.LingerMax+time.Millisecond {
+	if perSecond := float64(inserts) / seconds; perSecond > 1.25*partitions/cfg.LingerMax.Seconds() || oldest > cfg.LingerMax+time.Millisecond {
 		t.Errorf("%.1f inserts a second, oldest event waited %s", perSecond, oldest)
 	}
 }

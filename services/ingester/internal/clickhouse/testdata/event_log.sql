@@ -9,7 +9,7 @@ CREATE TABLE audit.event_log
     `action` LowCardinality(String) CODEC(ZSTD(1)),
     `resource_type` LowCardinality(String) CODEC(ZSTD(1)),
     `resource_id` String CODEC(ZSTD(1)),
-    `metadata` String CODEC(ZSTD(3)),
+    `metadata` String CODEC(ZSTD(5)),
     `reasoning` Nullable(String) CODEC(ZSTD(3)),
     `ingested_at` DateTime64(6, 'UTC') CODEC(Delta(8), ZSTD(3)),
     `stream_seq` UInt64 CODEC(DoubleDelta, ZSTD(1)),
