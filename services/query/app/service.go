@@ -76,7 +76,7 @@ func (s *Service) open(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	s.engine.OnUnreadable = cfg.Unreadable
 	s.reader, err = clickhouse.OpenShards(cfg.ClickHouseURLs, clickhouse.Config{
-		Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + httpapi.MaxExports,
+		Partitions: cfg.Partitions, QueryTimeout: cfg.QueryTimeout, MaxConns: cfg.MaxConcurrent + 2*httpapi.MaxExports,
 		Registerer: deps.Registerer, Traces: deps.Traces,
 	}, s.log)
 	if err != nil {

@@ -31,6 +31,9 @@ var (
 	}
 )
 
+// tooManyRows is TOO_MANY_ROWS: a query would read more rows than it was allowed to, and was not begun.
+const tooManyRows = 158
+
 // errRow means that a row does not have the columns that this program expects: a fault of this program or of the schema.
 var errRow = errors.New("read an event")
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
@@ -17,9 +19,9 @@ import (
 const (
 	// exportSegment is how many rows one query of an export gives at most, so that none holds on to parts of the table for ever.
 	exportSegment = 200_000
-	// checkedRows and checkedBytes bound a segment that was filtered: it is kept until it is known which of its rows are later copies.
-	checkedRows  = 16_384
-	checkedBytes = 8 << 20
+	// checkedRows and checkedBytes bound a batch of events of which is yet to be found out which are later copies. There are two batches at a time.
+	checkedRows  = 8_192
+	checkedBytes = 4 << 20
 	// exportBlock bounds the rows in one block, and with them the memory of an export.
 	exportBlock = 4096
 	// exportStall is how long the store may neither send nor read a row.
@@ -28,9 +30,6 @@ const (
 	exportPatience = 20 * time.Second
 	exportPause    = 500 * time.Millisecond
 )
-
-// errFull ends a query when enough of it is in memory.
-var errFull = errors.New("the segment is full")
 
 // errStalled means that the store did nothing for exportStall.
 var errStalled = errors.New("the store stands still")
@@ -42,10 +41,7 @@ func (r *Reader) Export(ctx context.Context, scope policy.Scope, filter audit.Fi
 		return nil
 	}
 	ctx = withKind(ctx, kindExport)
-	x := &exporter{reader: r, scope: scope, filter: &filter, sink: sink, limit: exportSegment}
-	if x.checked = !scope.Whole() || filter.Narrows(); x.checked {
-		x.limit = checkedRows
-	}
+	x := &exporter{reader: r, scope: scope, filter: &filter, sink: sink, limit: exportSegment, checked: !scope.Whole() || filter.Narrows()}
 	failing := time.Time{}
 	for {
 		before := x.passed
@@ -88,124 +84,94 @@ type exporter struct {
 	last    *audit.Position // of the last event given or left out
 	passed  int             // events given or left out
 	sinkErr error
-
-	// Of the segment that is being read: the event whose copies are coming in, and those before it that are yet to be checked.
-	rows  int
-	open  bool
-	event audit.Event
-	batch []audit.Event
-	bytes int
+	memory  [2][]audit.Event // of batches
 }
 
 // segment is one query from where the last one ended. whole says that nothing follows.
 func (x *exporter) segment(ctx context.Context) (whole bool, err error) {
 	before := x.passed
-	x.rows, x.open, x.batch, x.bytes = 0, false, x.batch[:0], 0
-	if err := x.read(ctx); errors.Is(err, errFull) {
-		whole = false
-	} else if err != nil {
-		return false, err
-	} else if whole = x.rows < x.limit; whole && x.open {
-		if err := x.close(); err != nil && !errors.Is(err, errFull) { // no copy of it follows
-			return false, err
-		}
+	s := x.newSegment()
+	if x.checked {
+		err = x.checkedSegment(ctx, s)
+	} else {
+		s.out = func(_ context.Context, e *audit.Event) error { return x.give(e) }
+		err = s.read(ctx)
 	}
-	if err := x.check(ctx); err != nil {
+	switch {
+	case x.sinkErr != nil:
+		return false, x.sinkErr
+	case err != nil:
 		return false, err
 	}
-	if !whole && x.passed == before {
+	if whole = s.rows < x.limit; !whole && x.passed == before {
 		x.limit *= 2 // all rows were of one event
 	}
 	return whole, nil
 }
 
-// read runs the query of a segment.
-func (x *exporter) read(ctx context.Context) error {
+// newSegment begins behind the last event given or left out.
+func (x *exporter) newSegment() *segment {
 	s := newStatement(x.scope, x.reader.partition(x.scope.Tenant()))
 	s.filter(x.filter, x.scope)
 	s.during(span{from: x.filter.From, to: x.filter.To})
 	s.after(x.last)
-	return x.reader.protect(func() error {
-		running, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		watchdog := time.AfterFunc(exportStall, func() { cancel(errStalled) })
-		defer watchdog.Stop()
-		settings := x.reader.settings(ctx, s)
-		settings["max_block_size"], settings["max_execution_time"] = exportBlock, 0
-		_, err := x.reader.scan(running, s, x.limit, func(e *audit.Event) error {
-			if x.rows++; x.rows%exportBlock == 0 {
-				watchdog.Reset(exportStall)
-			}
-			if err := x.add(e); err != nil {
-				cancel(err) // ends the query too: what is left of it would be read to its end otherwise
+	return &segment{reader: x.reader, statement: s, limit: x.limit}
+}
+
+// checkedSegment reads a segment while the events read before are checked and given: by a goroutine, for the sink belongs to the caller.
+func (x *exporter) checkedSegment(ctx context.Context, s *segment) (err error) {
+	b := &batches{segment: s, full: make(chan []audit.Event), now: emptied(x.memory[0]), other: x.memory[1]}
+	s.out = b.add
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		defer close(b.full)
+		ended <- caught(func() error {
+			if err := s.read(reading); err != nil {
 				return err
 			}
-			return nil
-		}, chgo.WithSettings(settings), chgo.WithProgress(func(p *chgo.Progress) {
-			watchdog.Reset(exportStall)
-			x.reader.metrics.progress(kindExport, p)
-		}))
-		switch {
-		case x.sinkErr != nil:
-			return x.sinkErr
-		case errors.Is(err, errFull):
-			return errFull
-		case errors.Is(context.Cause(running), errStalled):
-			return fmt.Errorf("%w: nothing came for %s", audit.ErrTimeout, exportStall)
+			return b.hand(reading)
+		})
+	}()
+	for batch := range b.full {
+		if err == nil {
+			err = x.giveFirstCopies(ctx, batch)
 		}
-		return classify(ctx, err)
-	})
-}
-
-// add takes the next row: with it, the event before has no more copies.
-func (x *exporter) add(e *audit.Event) error {
-	if x.open && isCopy(&x.event, e) {
-		if e.Seq < x.event.Seq {
-			x.event = *e
-		}
-		return nil
-	}
-	if x.open {
-		if err := x.close(); err != nil {
-			return err
+		if err != nil {
+			stop() // ends the query too: what is left of it would be read to its end otherwise
 		}
 	}
-	x.open, x.event = true, *e
-	return nil
+	if failed := <-ended; err == nil {
+		err = failed
+	}
+	x.memory = [...][]audit.Event{b.now, b.other}
+	return err
 }
 
-// close is for an event of which all rows have been read.
-func (x *exporter) close() error {
-	x.open = false
-	if !x.checked {
-		return x.give(&x.event)
-	}
-	x.batch = append(x.batch, x.event)
-	if x.bytes += len(x.event.Metadata); x.event.Reasoning != nil {
-		x.bytes += len(*x.event.Reasoning)
-	}
-	if x.bytes >= checkedBytes {
-		return errFull
-	}
-	return nil
+// caught makes a panic an error where nothing else would catch it.
+func caught(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return f()
 }
 
-// check gives the batch, without later copies.
-func (x *exporter) check(ctx context.Context) error {
-	if len(x.batch) == 0 {
-		return nil
-	}
+// giveFirstCopies gives the events of a batch, without later copies.
+func (x *exporter) giveFirstCopies(ctx context.Context, batch []audit.Event) (err error) {
 	var later []bool
-	err := x.reader.protect(func() (err error) {
-		later, err = x.reader.laterCopies(ctx, x.scope.Tenant(), x.batch)
-		return classify(ctx, err)
+	err = x.reader.guard(ctx, func(ctx context.Context) (err error) {
+		later, err = x.reader.laterCopiesNear(ctx, x.scope.Tenant(), batch)
+		return err
 	})
-	for i := 0; i < len(x.batch) && err == nil; i++ {
+	for i := 0; i < len(batch) && err == nil; i++ {
 		if later[i] {
-			x.pass(&x.batch[i])
+			x.pass(&batch[i])
 			continue
 		}
-		err = x.give(&x.batch[i])
+		err = x.give(&batch[i])
 	}
 	return err
 }
@@ -227,4 +193,131 @@ func (x *exporter) pass(e *audit.Event) {
 	}
 	*x.last = e.Position()
 	x.passed++
+}
+
+// segment is the reading of one query.
+type segment struct {
+	reader    *Reader
+	statement *statement
+	limit     int                                       // rows
+	out       func(context.Context, *audit.Event) error // takes each event at its first copy; an error ends the query
+
+	watchdog *time.Timer // ends a query of which nothing comes
+	paused   atomic.Bool // it is not the store that stands still
+
+	rows  int
+	open  bool
+	event audit.Event // whose copies are coming in, while open
+}
+
+// read runs the query. Its last event, when the limit was reached, is left to the next segment: more copies of it may follow.
+func (s *segment) read(ctx context.Context) error {
+	return s.reader.protect(func() error {
+		running, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		s.watchdog = time.AfterFunc(exportStall, func() {
+			if !s.paused.Load() {
+				cancel(errStalled)
+			}
+		})
+		defer s.watchdog.Stop()
+		settings := s.reader.settings(ctx, s.statement)
+		settings["max_block_size"], settings["max_execution_time"] = exportBlock, 0
+		var refused error
+		_, err := s.reader.scan(running, s.statement, s.limit, func(e *audit.Event) error {
+			if s.rows++; s.rows%exportBlock == 0 {
+				s.watchdog.Reset(exportStall)
+			}
+			if err := s.add(running, e); err != nil {
+				refused = err
+				cancel(err) // ends the query too: what is left of it would be read to its end otherwise
+				return err
+			}
+			return nil
+		}, chgo.WithSettings(settings), chgo.WithProgress(func(p *chgo.Progress) {
+			s.watchdog.Reset(exportStall)
+			s.reader.metrics.progress(kindExport, p)
+		}))
+		if err == nil && s.open && s.rows < s.limit {
+			refused = s.out(running, &s.event)
+		}
+		switch {
+		case refused != nil:
+			return refused
+		case errors.Is(context.Cause(running), errStalled):
+			return fmt.Errorf("%w: nothing came for %s", audit.ErrTimeout, exportStall)
+		}
+		return classify(ctx, err)
+	})
+}
+
+// pause is before waiting for somebody else than the store, resume after it.
+func (s *segment) pause() { s.paused.Store(true) }
+
+func (s *segment) resume() {
+	s.watchdog.Reset(exportStall)
+	s.paused.Store(false)
+}
+
+// add takes the next row: with it, the event before has no more copies.
+func (s *segment) add(ctx context.Context, e *audit.Event) error {
+	if s.open && isCopy(&s.event, e) {
+		if e.Seq < s.event.Seq {
+			s.event = *e
+		}
+		return nil
+	}
+	if s.open {
+		if err := s.out(ctx, &s.event); err != nil {
+			return err
+		}
+	}
+	s.open, s.event = true, *e
+	return nil
+}
+
+// batches puts events together for another goroutine.
+type batches struct {
+	segment *segment
+	// full gives a batch once whoever takes it is done with the one before: of which the memory is free then.
+	full chan []audit.Event
+
+	now, other []audit.Event
+	bytes      int
+}
+
+// add takes an event.
+func (b *batches) add(ctx context.Context, e *audit.Event) error {
+	b.now = append(b.now, *e)
+	if b.bytes += len(e.Metadata); e.Reasoning != nil {
+		b.bytes += len(*e.Reasoning)
+	}
+	if len(b.now) < checkedRows && b.bytes < checkedBytes {
+		return nil
+	}
+	return b.hand(ctx)
+}
+
+// hand hands on what there is. It waits as long as the client may take for the batch before.
+func (b *batches) hand(ctx context.Context) error {
+	if len(b.now) == 0 {
+		return nil
+	}
+	b.segment.pause()
+	defer b.segment.resume()
+	select {
+	case b.full <- b.now:
+		b.now, b.other, b.bytes = emptied(b.other), b.now, 0
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// emptied is the memory of a batch for another one: all of it at once, for growing it would leave as much behind several times.
+func emptied(batch []audit.Event) []audit.Event {
+	if batch == nil {
+		return make([]audit.Event, 0, checkedRows)
+	}
+	return batch[:0]
 }

@@ -1,6 +1,7 @@
 package clickhouse_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/policy"
 )
 
 // fill writes n events of a tenant, a second apart, the newest first.
@@ -136,6 +138,153 @@ func TestExportSegmentsAndEnds(t *testing.T) {
 		t.Errorf("ending took %s", took)
 	}
 	waitFor(t, "the queries to end", func() bool { return running(t, f) == 0 })
+}
+
+// inMemory is what an export of the filter is: the first copies that match, newest first.
+func inMemory(rows []audit.Event, match func(*audit.Event) bool) []audit.Event {
+	rows = slices.Clone(rows)
+	slices.SortFunc(rows, func(a, b audit.Event) int {
+		switch {
+		case a.Position().Before(b.Position()):
+			return -1
+		case b.Position().Before(a.Position()):
+			return 1
+		}
+		return cmp.Compare(a.Seq, b.Seq)
+	})
+	rows = slices.CompactFunc(rows, func(a, b audit.Event) bool { return a.Position() == b.Position() })
+	return slices.DeleteFunc(rows, func(e audit.Event) bool { return !match(&e) })
+}
+
+// exported is what an export gives; atFirst happens at its first event.
+func (f *fixture) exported(t *testing.T, scope policy.Scope, filter audit.Filter, atFirst func()) []audit.Event {
+	t.Helper()
+	var got []audit.Event
+	must(t, f.Export(t.Context(), scope, filter, func(e *audit.Event) error {
+		if len(got) == 0 && atFirst != nil {
+			atFirst()
+		}
+		got = append(got, *e)
+		return nil
+	}))
+	return got
+}
+
+func wantSame(t *testing.T, what string, got, want []audit.Event) {
+	t.Helper()
+	for i := range min(len(got), len(want)) {
+		if !reflect.DeepEqual(got[i], want[i]) {
+			t.Fatalf("%s: event %d:\n got %+v\nwant %+v", what, i, got[i], want[i])
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d events, want %d", what, len(got), len(want))
+	}
+}
+
+// Ensure a filtered export leaves out what matches as a later copy alone, and nothing else, where thousands of events are checked at once: matches next to
+// each other and far apart, batches that end in the middle of a moment, and copies that are merged away meanwhile.
+func TestExportChecksCopies(t *testing.T) {
+	f := setup(t, shared)
+	tenant := uuid.New()
+	scope := f.scope(t, tenant)
+	const perMoment, rows = 7, 60_000
+	var first, copies []audit.Event
+	for i := range rows {
+		e := newEvent(noon.Add(-time.Duration(i/perMoment) * time.Second))
+		e.ActorID = []string{"other", "dense", "dense"}[i%3]
+		if i%2_000 < 4 {
+			e.ResourceType = "sparse"
+		}
+		first = append(first, e)
+	}
+	for i, e := range first {
+		if i%5 == 0 {
+			e.Seq, e.ActorID, e.ResourceType = sequences.Add(1), []string{"dense", "other"}[i%2], "invoice"
+			if i%1_000 < 10 {
+				e.ResourceType = "sparse"
+			}
+			copies = append(copies, e)
+		}
+	}
+	f.insert(t, tenant, first...)
+	f.insert(t, tenant, copies...)
+	all := slices.Concat(first, copies)
+	dense := func(e *audit.Event) bool { return e.ActorID == "dense" }
+	for _, way := range []struct {
+		name   string
+		filter audit.Filter
+		match  func(*audit.Event) bool
+		near   bool // all between the first and the last of a batch is read
+	}{
+		{"dense", audit.Filter{ActorIDs: []string{"dense"}}, dense, true},
+		{"everything", audit.Filter{ActorIDs: []string{"dense", "other"}}, func(*audit.Event) bool { return true }, true},
+		{"one moment", audit.Filter{ActorIDs: []string{"dense"}, From: noon}, func(e *audit.Event) bool { return dense(e) && e.CreatedAt.Equal(noon) }, true},
+		{"sparse", audit.Filter{ResourceTypes: []string{"sparse"}}, func(e *audit.Event) bool { return e.ResourceType == "sparse" }, false},
+	} {
+		before := f.tooManyRows(t)
+		wantSame(t, way.name, f.exported(t, scope, way.filter, nil), inMemory(all, way.match))
+		if near := f.tooManyRows(t) == before; near != way.near {
+			t.Errorf("%s: all between is read: %v, want %v", way.name, near, way.near)
+		}
+	}
+	must(t, f.db.Exec(t.Context(), "SYSTEM START MERGES event_log"))
+	wantSame(t, "merged meanwhile", f.exported(t, scope, audit.Filter{ActorIDs: []string{"dense"}}, func() { // all but the first batch is checked after that
+		must(t, f.db.Exec(t.Context(), "OPTIMIZE TABLE event_log FINAL"))
+	}), inMemory(all, dense))
+	var left uint64
+	must(t, f.db.QueryRow(t.Context(), "SELECT count() FROM event_log WHERE tenant_id = ?", tenant).Scan(&left))
+	if left != rows {
+		t.Errorf("%d rows after the merge, want %d", left, rows)
+	}
+}
+
+// tooManyRows is how many queries the server has refused because of what they would have read.
+func (f *fixture) tooManyRows(t *testing.T) (n uint64) {
+	t.Helper()
+	must(t, f.db.Exec(t.Context(), "SYSTEM FLUSH LOGS"))
+	must(t, f.db.QueryRow(t.Context(), "SELECT count() FROM system.query_log WHERE exception_code = 158 AND current_database = currentDatabase()").Scan(&n))
+	return n
+}
+
+// Ensure copies on both sides of where a segment ends are one event, with and without a filter, and none where only later ones match.
+func TestExportCopiesAcrossSegments(t *testing.T) {
+	f := setup(t, shared)
+	tenant := uuid.New()
+	scope := f.scope(t, tenant)
+	const rows = 140_000 // three of each, which the 200,000 rows of a segment are not a multiple of
+	f.fill(t, tenant, rows)
+	must(t, f.db.Exec(t.Context(), "CREATE TABLE first ENGINE = MergeTree ORDER BY tuple() AS SELECT * FROM event_log"))
+	must(t, f.db.Exec(t.Context(), "TRUNCATE TABLE event_log"))
+	for _, block := range []string{ // as rows are read, the first copies come last
+		fmt.Sprintf("* REPLACE (stream_seq + %d AS stream_seq, 'forged' AS action)", rows),
+		fmt.Sprintf("* REPLACE (stream_seq + %d AS stream_seq, 'forged' AS action)", 2*rows),
+		"*",
+	} {
+		must(t, f.db.Exec(t.Context(), "INSERT INTO event_log SELECT "+block+" FROM first"))
+	}
+	for name, filter := range map[string]audit.Filter{"whole": {}, "filtered": {ResourceTypes: []string{"invoice"}}} {
+		var last *audit.Position
+		n := 0
+		must(t, f.Export(t.Context(), scope, filter, func(e *audit.Event) error {
+			at := e.Position()
+			if last != nil && !last.Before(at) {
+				return fmt.Errorf("%v after %v", at, last)
+			}
+			if e.Action == "forged" {
+				return fmt.Errorf("%+v is not the first copy", e)
+			}
+			last = &at
+			n++
+			return nil
+		}))
+		if n != rows {
+			t.Errorf("%s: %d events, want %d", name, n, rows)
+		}
+	}
+	if got := f.exported(t, scope, audit.Filter{Actions: []string{"forged"}}, nil); len(got) != 0 {
+		t.Errorf("%d events that match as later copies alone", len(got))
+	}
 }
 
 // Ensure an export goes on, without a gap or an event twice, when the store is restarted under it.

@@ -21,7 +21,7 @@ import (
 
 // Limits of exports.
 const (
-	// MaxExports is how many may run at the same time, one fewer of one tenant; each has a connection to the store.
+	// MaxExports is how many may run at the same time, one fewer of one tenant; each has two connections to the store: one that reads, one that looks for copies.
 	MaxExports = 4
 	// exportChunk is how much is written at once.
 	exportChunk = 64 << 10
