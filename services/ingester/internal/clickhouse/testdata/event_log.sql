@@ -22,4 +22,4 @@ CREATE TABLE audit.event_log
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY (partition, toYear(created_at))
 ORDER BY (tenant_id, created_at, toUInt128(id))
-SETTINGS index_granularity = 256, min_compress_block_size = 8192, max_compress_block_size = 16384, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, merge_selector_base = 10, string_serialization_version = 'single_stream'
+SETTINGS index_granularity = 256, min_compress_block_size = 8192, max_compress_block_size = 16384, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, merge_selector_base = 10, string_serialization_version = 'single_stream', max_bytes_to_merge_at_max_space_in_pool = 1500000000
