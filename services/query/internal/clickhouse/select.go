@@ -31,6 +31,8 @@ type span struct {
 
 // statement is a query in the making. Values only ever become parameters; the text depends on nothing but which filters there are.
 type statement struct {
+	// first are terms of which ClickHouse reads the columns, and no others, before it knows which rows to complete.
+	first []string
 	terms []string
 	args  map[string]string
 	order string
@@ -82,16 +84,21 @@ func (s *statement) after(p *audit.Position) {
 	s.where("(created_at, toUInt128(id)) < ({after:DateTime64(6, 'UTC')}, toUInt128({after_id:UUID}))", "after_id", p.ID.String())
 }
 
-// is limits the statement to one event. Its id is written as a text: as a UUID it would be looked for in the primary key, granule by granule.
+// is limits the statement to one event. Its id is written as a text: as a UUID it would be looked for in the primary key, granule by granule. Of the rows that the
+// index leaves, all of those in parts that it is yet to be built for, ids alone are read.
 func (s *statement) is(id uuid.UUID) {
-	s.where("toString(id) = {id:String}", "id", id.String())
-	s.terms = append(s.terms, "substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)")
+	s.first = append(s.first, "toString(id) = {id:String}", "substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)")
+	s.args["id"] = id.String()
 }
 
 // sql is the text, for at most limit rows.
 func (s *statement) sql(limit int) string {
 	s.args["limit"] = strconv.Itoa(limit)
-	return "SELECT " + columns + "\nFROM event_log\nWHERE " + strings.Join(s.terms, "\n  AND ") +
+	first := ""
+	if len(s.first) > 0 {
+		first = "PREWHERE " + strings.Join(s.first, "\n  AND ") + "\n"
+	}
+	return "SELECT " + columns + "\nFROM event_log\n" + first + "WHERE " + strings.Join(s.terms, "\n  AND ") +
 		"\nORDER BY " + s.order + "\nLIMIT {limit:UInt32}"
 }
 

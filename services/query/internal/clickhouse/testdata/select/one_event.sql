@@ -1,10 +1,10 @@
 SELECT created_at, id, actor_id, actor_type, action, resource_type, resource_id, metadata, reasoning, ingested_at, stream_seq
 FROM event_log
+PREWHERE toString(id) = {id:String}
+  AND substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)
 WHERE partition = {partition:UInt16}
   AND tenant_id = {tenant:UUID}
   AND (tenant_id = {az0:UUID})
-  AND toString(id) = {id:String}
-  AND substring(hex(cityHash64(id)), 1, 5) = substring(hex(cityHash64(toUUID({id:String}))), 1, 5)
 ORDER BY tenant_id DESC, created_at DESC, toUInt128(id) DESC
 LIMIT {limit:UInt32}
 
