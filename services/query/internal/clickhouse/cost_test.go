@@ -3,6 +3,7 @@ package clickhouse_test
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -73,6 +74,12 @@ func TestPagesReadLittle(t *testing.T) {
 			t.Errorf("%s: %d events, want %d", name, len(p.Events), c.want)
 		}
 		f.wantRead(t, name, c.limit)
+		if again := f.page(t, scope, c.query); !reflect.DeepEqual(again, p) {
+			t.Errorf("%s, once more: %d events instead of %d", name, len(again.Events), len(p.Events))
+		}
+		if queries := f.wantRead(t, name+", once more", max(c.limit, 10_000)); queries > 2 {
+			t.Errorf("%s, once more: %d queries, want one for the page and one for copies: it is known how far apart the events lie", name, queries)
+		}
 	}
 }
 
@@ -99,13 +106,14 @@ func TestOneEventReadsLittle(t *testing.T) {
 }
 
 // wantRead fails when the queries since the last look read more rows than limit.
-func (f *fixture) wantRead(t *testing.T, name string, limit uint64) {
+func (f *fixture) wantRead(t *testing.T, name string, limit uint64) (queries uint64) {
 	t.Helper()
 	read, queries := f.readRows(t)
 	t.Logf("%s: %d rows read by %d queries", name, read, queries)
 	if read > limit {
 		t.Errorf("%s: %d rows read, want at most %d", name, read, limit)
 	}
+	return queries
 }
 
 // readRows is how many rows the reader's queries have read since it was last asked.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"example.com/auditlog/services/query/internal/audit"
@@ -50,16 +51,22 @@ func (p *pager) missing() int { return p.query.Limit + 1 - len(p.events) }
 
 // read goes from window to window until the page is full and something is known to follow, or nothing is left.
 func (p *pager) read(ctx context.Context) error {
-	s := newSearch(p.query, p.statement().indexed, time.Now())
+	asked := p.statement()
+	question := p.reader.paces.question(asked)
+	s := newSearch(p.query, asked.indexed, time.Now(), p.reader.paces.of(question))
 	for p.missing() > 0 {
 		w, ok := s.next(p.found, p.missing())
 		if !ok {
+			if s.from.IsZero() {
+				p.reader.paces.note(question, math.Inf(1))
+			}
 			return p.check(ctx)
 		}
 		if err := p.through(ctx, w); err != nil {
 			return err
 		}
 	}
+	p.reader.paces.note(question, s.begin.Sub(p.last.CreatedAt).Seconds()/float64(p.found))
 	return nil
 }
 

@@ -59,6 +59,7 @@ type Reader struct {
 	timeout    time.Duration
 	breaker    *gobreaker.CircuitBreaker[struct{}]
 	metrics    *metrics
+	paces      *paces
 	tracer     trace.Tracer
 }
 
@@ -108,7 +109,7 @@ func Open(cfg Config, log *slog.Logger) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open clickhouse %s: %w", strings.Join(opts.Addr, ","), err)
 	}
-	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, metrics: newMetrics()}
+	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, metrics: newMetrics(), paces: newPaces()}
 	if cfg.Traces == nil {
 		cfg.Traces = noop.NewTracerProvider()
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,7 +94,8 @@ func TestSearch(t *testing.T) {
 	for name, c := range map[string]struct {
 		query   audit.PageQuery
 		indexed bool
-		found   []int // before each stretch, in all
+		pace    float64 // seconds
+		found   []int   // before each stretch, in all
 		want    []span
 	}{
 		"Nothing":         {want: []span{{from: hour(1)}, {hour(257), hour(1)}, {to: hour(257)}}},
@@ -104,9 +106,12 @@ func TestSearch(t *testing.T) {
 		"Narrow":     {query: audit.PageQuery{Filter: audit.Filter{From: hour(1), To: hour(0)}}, want: []span{{hour(1), hour(0)}}},
 		"FromInside": {query: audit.PageQuery{Filter: audit.Filter{From: hour(10)}}, want: []span{{from: hour(1)}, {hour(10), hour(1)}}},
 		"LongAgo":    {query: audit.PageQuery{Filter: audit.Filter{From: hour(1010), To: hour(1000)}}, want: []span{{hour(1001), hour(1000)}, {hour(1010), hour(1001)}}},
+		"Paced":      {query: audit.PageQuery{Limit: 49}, indexed: true, pace: 7200, found: []int{0, 40}, want: []span{{from: hour(200)}, {hour(700), hour(200)}, {to: hour(700)}}},
+		"PacedDense": {query: audit.PageQuery{Limit: 49}, indexed: true, pace: 0.1, found: []int{0, 50}, want: []span{{from: hour(1)}, {hour(3), hour(1)}, {to: hour(3)}}},
+		"PacedRare":  {query: audit.PageQuery{Limit: 49}, indexed: true, pace: math.Inf(1), want: []span{{}}},
 		"Future":     {query: audit.PageQuery{Filter: audit.Filter{From: hour(-20)}}, want: []span{{from: hour(-20)}}},
 	} {
-		s := newSearch(&c.query, c.indexed, now)
+		s := newSearch(&c.query, c.indexed, now, c.pace)
 		var got []span
 		found := 0
 		for i := 0; ; i++ {

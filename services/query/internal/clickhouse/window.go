@@ -8,7 +8,8 @@ import (
 
 // How a walk looks for its next page. A page that lies close to where it begins is found in a short stretch of time, which touches few parts of
 // the table; without a lower bound a query reads a granule from every part. So a short stretch is tried first. Once something is found, the next stretch is
-// as long as the rest of the page should take, and as much again; then comes everything that is left.
+// as long as the rest of the page should take, and as much again; then comes everything that is left. When the same was asked before, the first stretch is as
+// long as that page should take, and as much again.
 //
 // While nothing is found, the next stretch is many times as long, or everything. With a filter it is everything at once: either the value is rare, and the index
 // says where its few rows are, or it is not, and a stretch of some days holds one.
@@ -33,8 +34,9 @@ type search struct {
 	over  bool
 }
 
-// newSearch begins where the page does. indexed says that a filter or the scope is answered by the index.
-func newSearch(q *audit.PageQuery, indexed bool, now time.Time) *search {
+// newSearch begins where the page does. indexed says that a filter or the scope is answered by the index; pace is what is known from before of how many seconds
+// lie between the events looked for: 0 for nothing.
+func newSearch(q *audit.PageQuery, indexed bool, now time.Time, pace float64) *search {
 	begin := now
 	switch {
 	case q.After != nil:
@@ -45,6 +47,9 @@ func newSearch(q *audit.PageQuery, indexed bool, now time.Time) *search {
 	s := &search{from: q.Filter.From, begin: begin.UTC(), top: q.Filter.To, width: firstWindow, empty: maxEmpty}
 	if indexed {
 		s.width, s.empty = filteredFirst, 1
+	}
+	if pace > 0 {
+		s.width = width(2 * pace * float64(q.Limit+1))
 	}
 	return s
 }
@@ -72,9 +77,13 @@ func (s *search) next(found, missing int) (w span, ok bool) {
 
 // nextWidth is the length of the stretch after one of length last, when found events were found in seen.
 func nextWidth(last, seen time.Duration, found, missing int) time.Duration {
-	width := windowGrowth * last.Seconds()
 	if found > 0 {
-		width = max(2*seen.Seconds()*float64(missing)/float64(found), firstWindow.Seconds())
+		return width(2 * seen.Seconds() * float64(missing) / float64(found))
 	}
-	return time.Duration(min(width, longestWindow.Seconds()) * float64(time.Second))
+	return width(windowGrowth * last.Seconds())
+}
+
+// width is a length in seconds within bounds.
+func width(seconds float64) time.Duration {
+	return time.Duration(min(max(seconds, firstWindow.Seconds()), longestWindow.Seconds()) * float64(time.Second))
 }
