@@ -24,14 +24,12 @@ const (
 	checkedBytes = 4 << 20
 	// exportBlock bounds the rows in one block, and with them the memory of an export.
 	exportBlock = 4096
-	// exportStall is how long the store may neither send nor read a row.
-	exportStall = 30 * time.Second
 	// exportPatience is how long an export that has begun waits for a store that went away, exportPause how long between two attempts.
 	exportPatience = 20 * time.Second
 	exportPause    = 500 * time.Millisecond
 )
 
-// errStalled means that the store did nothing for exportStall.
+// errStalled means that the store did nothing for as long as it may.
 var errStalled = errors.New("the store stands still")
 
 // Export calls sink for every event that matches and that the scope permits, newest first, each once. It survives a restart of the store. An
@@ -94,7 +92,9 @@ func (x *exporter) segment(ctx context.Context) (whole bool, err error) {
 	if x.checked {
 		err = x.checkedSegment(ctx, s)
 	} else {
-		s.out = func(_ context.Context, e *audit.Event) error { return x.give(e) }
+		s.out = func(_ context.Context, e *audit.Event) error {
+			return s.elsewhere(func() error { return x.give(e) })
+		}
 		err = s.read(ctx)
 	}
 	switch {
@@ -202,8 +202,8 @@ type segment struct {
 	limit     int                                       // rows
 	out       func(context.Context, *audit.Event) error // takes each event at its first copy; an error ends the query
 
-	watchdog *time.Timer // ends a query of which nothing comes
-	paused   atomic.Bool // it is not the store that stands still
+	moved  atomic.Bool // the store has read or sent something since it was last looked
+	paused atomic.Bool // it is somebody else who is waited for
 
 	rows  int
 	open  bool
@@ -215,19 +215,13 @@ func (s *segment) read(ctx context.Context) error {
 	return s.reader.protect(func() error {
 		running, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		s.watchdog = time.AfterFunc(exportStall, func() {
-			if !s.paused.Load() {
-				cancel(errStalled)
-			}
-		})
-		defer s.watchdog.Stop()
+		go s.watch(running, cancel)
 		settings := s.reader.settings(ctx, s.statement)
 		settings["max_block_size"], settings["max_execution_time"] = exportBlock, 0
 		var refused error
 		_, err := s.reader.scan(running, s.statement, s.limit, func(e *audit.Event) error {
-			if s.rows++; s.rows%exportBlock == 0 {
-				s.watchdog.Reset(exportStall)
-			}
+			s.rows++
+			s.moved.Store(true)
 			if err := s.add(running, e); err != nil {
 				refused = err
 				cancel(err) // ends the query too: what is left of it would be read to its end otherwise
@@ -235,7 +229,7 @@ func (s *segment) read(ctx context.Context) error {
 			}
 			return nil
 		}, chgo.WithSettings(settings), chgo.WithProgress(func(p *chgo.Progress) {
-			s.watchdog.Reset(exportStall)
+			s.moved.Store(true)
 			s.reader.metrics.progress(kindExport, p)
 		}))
 		if err == nil && s.open && s.rows < s.limit {
@@ -245,18 +239,36 @@ func (s *segment) read(ctx context.Context) error {
 		case refused != nil:
 			return refused
 		case errors.Is(context.Cause(running), errStalled):
-			return fmt.Errorf("%w: nothing came for %s", audit.ErrTimeout, exportStall)
+			return fmt.Errorf("%w: nothing came for %s", audit.ErrTimeout, s.reader.exportStall)
 		}
 		return classify(ctx, err)
 	})
 }
 
-// pause is before waiting for somebody else than the store, resume after it.
-func (s *segment) pause() { s.paused.Store(true) }
+// watch ends a query of which nothing comes, unless it is the client that takes nothing.
+func (s *segment) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	tick := time.NewTicker(s.reader.exportStall)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if s.paused.Load() || s.moved.Swap(false) {
+			continue
+		}
+		cancel(errStalled)
+	}
+}
 
-func (s *segment) resume() {
-	s.watchdog.Reset(exportStall)
+// elsewhere does what somebody else than the store may take his time for.
+func (s *segment) elsewhere(f func() error) error {
+	s.paused.Store(true)
+	err := f()
+	s.moved.Store(true) // first: from here on the store has its time again
 	s.paused.Store(false)
+	return err
 }
 
 // add takes the next row: with it, the event before has no more copies.
@@ -303,15 +315,15 @@ func (b *batches) hand(ctx context.Context) error {
 	if len(b.now) == 0 {
 		return nil
 	}
-	b.segment.pause()
-	defer b.segment.resume()
-	select {
-	case b.full <- b.now:
-		b.now, b.other, b.bytes = emptied(b.other), b.now, 0
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return b.segment.elsewhere(func() error {
+		select {
+		case b.full <- b.now:
+			b.now, b.other, b.bytes = emptied(b.other), b.now, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 }
 
 // emptied is the memory of a batch for another one: all of it at once, for growing it would leave as much behind several times.

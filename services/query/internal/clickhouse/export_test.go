@@ -16,6 +16,7 @@ import (
 
 	"example.com/auditlog/deploy/stack/stacktest"
 	"example.com/auditlog/services/query/internal/audit"
+	"example.com/auditlog/services/query/internal/clickhouse"
 	"example.com/auditlog/services/query/internal/policy"
 )
 
@@ -306,6 +307,37 @@ func TestExportSurvivesARestart(t *testing.T) {
 	}))
 	if n != rows {
 		t.Errorf("%d events, want %d", n, rows)
+	}
+}
+
+// Ensure a client may take longer for what it has than the store may for a row, and that a store that stands still ends the export.
+func TestExportStalls(t *testing.T) {
+	s := stacktest.Start(t)
+	const stall = 100 * time.Millisecond
+	f := setup(t, s, func(c *clickhouse.Config) { c.ExportStall = stall })
+	tenant := uuid.New()
+	const rows = 60_000
+	f.fill(t, tenant, rows)
+	for name, filter := range map[string]audit.Filter{"whole": {}, "filtered": {Actions: []string{"invoice.approve"}}} {
+		n := 0
+		if err := f.Export(t.Context(), f.scope(t, tenant), filter, func(*audit.Event) error {
+			if n++; n%20_000 == 10 {
+				time.Sleep(5 * stall)
+			}
+			return nil
+		}); err != nil || n != rows {
+			t.Errorf("%s, a slow client: %d events of %d, %v", name, n, rows, err)
+		}
+	}
+	n := 0
+	if err := f.Export(t.Context(), f.scope(t, tenant), audit.Filter{}, func(*audit.Event) error {
+		if n++; n == 1 {
+			must(t, s.PauseClickHouse())
+			time.AfterFunc(time.Second, func() { _ = s.ResumeClickHouse() })
+		}
+		return nil
+	}); !errors.Is(err, audit.ErrTimeout) {
+		t.Errorf("the store stands still: %v", err)
 	}
 }
 

@@ -26,6 +26,8 @@ const (
 	DefaultDialTimeout = 2 * time.Second
 	// DefaultQueryTimeout is the time budget of one request to the store.
 	DefaultQueryTimeout = 10 * time.Second
+	// DefaultExportStall is how long the store may do nothing for an export, which has no time budget otherwise.
+	DefaultExportStall = 30 * time.Second
 	// DefaultMaxConns bounds the queries that run at the same time.
 	DefaultMaxConns = 32
 
@@ -43,6 +45,8 @@ type Config struct {
 	Partitions int
 	// QueryTimeout is the time budget of one request; 0 means DefaultQueryTimeout.
 	QueryTimeout time.Duration
+	// ExportStall is how long the store may neither send nor read a row of an export, and up to twice that; 0 means DefaultExportStall.
+	ExportStall time.Duration
 	// MaxConns bounds the connections; 0 means DefaultMaxConns.
 	MaxConns int
 	// Registerer takes the reader's metrics; nil for none.
@@ -57,10 +61,12 @@ type Reader struct {
 	log        *slog.Logger
 	partitions int
 	timeout    time.Duration
-	breaker    *gobreaker.CircuitBreaker[struct{}]
-	metrics    *metrics
-	paces      *paces
-	tracer     trace.Tracer
+	// exportStall is that of Config.
+	exportStall time.Duration
+	breaker     *gobreaker.CircuitBreaker[struct{}]
+	metrics     *metrics
+	paces       *paces
+	tracer      trace.Tracer
 }
 
 // CheckDSN says what is wrong with a DSN, without repeating it: it may hold a password.
@@ -100,6 +106,9 @@ func Open(cfg Config, log *slog.Logger) (*Reader, error) {
 	if cfg.QueryTimeout == 0 {
 		cfg.QueryTimeout = DefaultQueryTimeout
 	}
+	if cfg.ExportStall == 0 {
+		cfg.ExportStall = DefaultExportStall
+	}
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = DefaultMaxConns
 	}
@@ -109,7 +118,7 @@ func Open(cfg Config, log *slog.Logger) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open clickhouse %s: %w", strings.Join(opts.Addr, ","), err)
 	}
-	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, metrics: newMetrics(), paces: newPaces()}
+	r := &Reader{db: db, log: log, partitions: cfg.Partitions, timeout: cfg.QueryTimeout, exportStall: cfg.ExportStall, metrics: newMetrics(), paces: newPaces()}
 	if cfg.Traces == nil {
 		cfg.Traces = noop.NewTracerProvider()
 	}
