@@ -23,7 +23,7 @@ import (
 
 const (
 	// DefaultEvery is how often new events are counted.
-	DefaultEvery = 30 * time.Second
+	DefaultEvery = time.Minute
 	// newShare and roundShare bound the part of the time that counting of new events and the round take: a pause is at least this many times as long as
 	// the work before it. Where counting would take more, counts are older instead.
 	newShare, roundShare = 10, 50

@@ -64,8 +64,10 @@ const (
 	wait
 	// may: it has waited as long as is good when there is little else to do.
 	may
-	// must: it is full, or has waited as long as is good at all.
+	// must: it has waited as long as is good at all.
 	must
+	// full: there is no room in it.
+	full
 )
 
 // ready says what to do at now and, for wait and may, when that changes by itself. behind says that there is much to read and room for it.
@@ -73,11 +75,11 @@ func (b *batcher) ready(now time.Time, behind bool) (readiness, time.Time) {
 	age := now.Sub(b.open.since)
 	switch {
 	case len(b.closed) > 0:
-		return must, now
+		return full, now
 	case b.open.entry.Messages == 0:
 		return empty, time.Time{}
 	case b.open.entry.Messages >= b.maxEvents, b.open.bytes >= b.maxBytes:
-		return must, now
+		return full, now
 	case behind && age < b.lingerBehind:
 		return wait, b.open.since.Add(b.lingerBehind)
 	case age >= b.lingerMax:

@@ -55,7 +55,7 @@ func TestBatcherProperties(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 800).Draw(t, "ms")) * time.Millisecond)
 			},
 			"take when due": func(*rapid.T) {
-				if r, _ := b.ready(now, false); r == may || r == must {
+				if r, _ := b.ready(now, false); r >= may {
 					take()
 				}
 			},
@@ -100,7 +100,7 @@ func TestBatcherReadiness(t *testing.T) {
 	check(2999*time.Millisecond, wait)
 	check(3*time.Second, must)
 	b.add(&Message{}, start)
-	check(0, must)
+	check(0, full)
 }
 
 // Ensure a trickle goes at once while a steady stream over many partitions is held to the rate.
@@ -121,13 +121,13 @@ func TestPacer(t *testing.T) {
 		batchers[i] = batcher{judge: testJudge(), maxEvents: 1 << 20, maxBytes: 1 << 30, lingerMin: cfg.LingerMin, lingerMax: cfg.LingerMax}
 	}
 	inserts, oldest := 0, time.Duration(0)
-	const seconds = 20
+	const seconds = 60
 	for ms := range seconds * 1000 { // a thousand a second
 		now = now.Add(time.Millisecond)
 		batchers[ms*7%partitions].add(&Message{}, now)
 		for i := range batchers {
 			r, _ := batchers[i].ready(now, false)
-			if r != may && r != must {
+			if r < may {
 				continue
 			}
 			if ok, _ := p.take(now, r == must); ok {
@@ -136,7 +136,7 @@ func TestPacer(t *testing.T) {
 			}
 		}
 	}
-	if perSecond := float64(inserts) / seconds; perSecond > 1.25*partitions/cfg.LingerMax.Seconds() || oldest > cfg.LingerMax+time.Millisecond {
+	if perSecond := float64(inserts) / seconds; perSecond > 1.1*partitions/cfg.LingerMax.Seconds() || oldest > cfg.LingerMax+time.Millisecond {
 		t.Errorf("%.1f inserts a second, oldest event waited %s", perSecond, oldest)
 	}
 }

@@ -123,12 +123,18 @@ func (d *driver) due(now time.Time) (bool, time.Time) {
 		return true, now
 	default:
 	}
+	// What goes for want of room takes no permit: when a backlog has come to its end, what is left of it is not to wait for that.
 	switch r {
+	case full:
+		return true, now
 	case must:
 		d.pacer.take(now, true)
 		return true, now
 	case may:
-		ok, next := d.pacer.take(now, d.memory.tight())
+		if d.memory.tight() {
+			return true, now
+		}
+		ok, next := d.pacer.take(now, false)
 		if next.Before(until) {
 			until = next
 		}
@@ -175,7 +181,7 @@ func (d *driver) offer(m Message, stopped func() bool) bool {
 	after, _ := d.gather.ready(now, false)
 	d.read = m.Seq
 	d.mu.Unlock()
-	if before == empty || (after == must && before != must) {
+	if before == empty || (after >= must && before < must) {
 		select {
 		case d.wake <- struct{}{}:
 		default:

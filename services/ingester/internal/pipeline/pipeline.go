@@ -158,14 +158,14 @@ const (
 	// DefaultFlushers is how many batches are flushed at the same time.
 	DefaultFlushers = 4
 	// DefaultLingerMin is how long the first event of a batch waits for company when there is little to do, DefaultLingerMax when there is much. An insert and
-	// its share of the next merge cost as much CPU as some thousand rows: 16 partitions at half the wait take a quarter of a core more.
+	// its share of the next merge cost as much CPU as some thousand rows: 16 partitions at half the wait take a fifth of a core more.
 	DefaultLingerMin = 40 * time.Millisecond
-	DefaultLingerMax = 1500 * time.Millisecond
+	DefaultLingerMax = 2 * time.Second
 	// DefaultLingerBehind is how long it waits at most while the reader is behind by several batches and there is memory to read on: waiting
 	// makes large batches, and those are what catches up.
 	DefaultLingerBehind = 10 * time.Second
 	// DefaultInsertRate is how many batches a second, over all partitions, are cut before they are full or DefaultLingerMax old.
-	DefaultInsertRate = 10
+	DefaultInsertRate = 8
 	// DefaultBackoffMin is the bound of the first pause after a fault.
 	DefaultBackoffMin = 50 * time.Millisecond
 	// DefaultDrain bounds how long the last batches may take when the process stops.

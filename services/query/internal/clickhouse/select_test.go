@@ -108,6 +108,7 @@ func TestSearch(t *testing.T) {
 		"LongAgo":    {query: audit.PageQuery{Filter: audit.Filter{From: hour(1010), To: hour(1000)}}, want: []span{{hour(1001), hour(1000)}, {hour(1010), hour(1001)}}},
 		"Paced":      {query: audit.PageQuery{Limit: 49}, indexed: true, pace: 7200, found: []int{0, 40}, want: []span{{from: hour(200)}, {hour(700), hour(200)}, {to: hour(700)}}},
 		"PacedDense": {query: audit.PageQuery{Limit: 49}, indexed: true, pace: 0.1, found: []int{0, 50}, want: []span{{from: hour(1)}, {hour(3), hour(1)}, {to: hour(3)}}},
+		"PacedLong":  {query: audit.PageQuery{Limit: 49}, indexed: true, pace: 6 * 365 * 24 * 3600 / 10, want: []span{{}}}, // 60 years, back to before 1970
 		"PacedRare":  {query: audit.PageQuery{Limit: 49}, indexed: true, pace: math.Inf(1), want: []span{{}}},
 		"Future":     {query: audit.PageQuery{Filter: audit.Filter{From: hour(-20)}}, want: []span{{from: hour(-20)}}},
 	} {

@@ -23,6 +23,9 @@ const (
 	longestWindow = 250 * 365 * 24 * time.Hour
 )
 
+// firstEvent is the earliest time of an event: with an earlier bound a stretch is everything.
+var firstEvent = time.Unix(0, 0)
+
 // search is the way through time of one page: stretches from the newest on, without gaps or overlap.
 type search struct {
 	from  time.Time // where it ends; zero for never
@@ -65,7 +68,7 @@ func (s *search) next(found, missing int) (w span, ok bool) {
 		s.width = nextWidth(s.width, s.begin.Sub(s.top), found, missing)
 	}
 	bottom := seen.Add(-s.width)
-	s.over = s.tried == maxWindows || found == 0 && s.tried == s.empty || s.width == longestWindow || !bottom.After(s.from)
+	s.over = s.tried == maxWindows || found == 0 && s.tried == s.empty || s.width == longestWindow || !bottom.After(s.from) || bottom.Before(firstEvent)
 	if s.over {
 		bottom = s.from
 	}
