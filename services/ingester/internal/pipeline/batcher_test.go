@@ -140,3 +140,29 @@ func TestPacer(t *testing.T) {
 		t.Errorf("%.1f inserts a second, oldest event waited %s", perSecond, oldest)
 	}
 }
+
+// Ensure what goes for want of room, in the batch or in memory, leaves the permits to what is small when a backlog has come to its end.
+func TestFullBatchesTakeNoPermit(t *testing.T) {
+	cfg := Config{}
+	cfg.setDefaults()
+	now := time.Unix(1_000_000, 0)
+	for name, c := range map[string]struct {
+		messages, memory int
+		want             float64 // permits left of three
+	}{
+		"small":  {messages: 1, want: 2},
+		"full":   {messages: 2, want: 3},
+		"closed": {messages: 3, want: 3},
+		"tight":  {messages: 1, memory: 90, want: 3},
+	} {
+		p := &Pipeline{cfg: cfg, pacer: &pacer{rate: 1, burst: 3, level: 3}, memory: newMemory(100)}
+		d := &driver{Pipeline: p, gather: batcher{judge: testJudge(), maxEvents: 2, maxBytes: 1 << 20, lingerMin: cfg.LingerMin, lingerMax: cfg.LingerMax}}
+		for range c.messages {
+			d.gather.add(&Message{}, now)
+		}
+		p.memory.take(c.memory)
+		if ok, _ := d.due(now.Add(cfg.LingerMin)); !ok || p.pacer.level != c.want {
+			t.Errorf("%s: due %t, %.0f permits left, want %.0f", name, ok, p.pacer.level, c.want)
+		}
+	}
+}
