@@ -221,7 +221,7 @@ func (s *segment) read(ctx context.Context) error {
 		var refused error
 		_, err := s.reader.scan(running, s.statement, s.limit, func(e *audit.Event) error {
 			s.rows++
-			s.moved.Store(true)
+			s.move()
 			if err := s.add(running, e); err != nil {
 				refused = err
 				cancel(err) // ends the query too: what is left of it would be read to its end otherwise
@@ -229,7 +229,7 @@ func (s *segment) read(ctx context.Context) error {
 			}
 			return nil
 		}, chgo.WithSettings(settings), chgo.WithProgress(func(p *chgo.Progress) {
-			s.moved.Store(true)
+			s.move()
 			s.reader.metrics.progress(kindExport, p)
 		}))
 		if err == nil && s.open && s.rows < s.limit {
@@ -262,11 +262,18 @@ func (s *segment) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	}
 }
 
+// move notes that the store does something. It is called for each row, so it writes only what is not so already.
+func (s *segment) move() {
+	if !s.moved.Load() {
+		s.moved.Store(true)
+	}
+}
+
 // elsewhere does what somebody else than the store may take his time for.
 func (s *segment) elsewhere(f func() error) error {
 	s.paused.Store(true)
 	err := f()
-	s.moved.Store(true) // first: from here on the store has its time again
+	s.move() // first: from here on the store has its time again
 	s.paused.Store(false)
 	return err
 }
