@@ -126,10 +126,9 @@ func newService(ctx context.Context, cfg Config, deps Deps, hook func(int, pipel
 	heartbeat, ttl := cfg.lease()
 	s.members = lease.New(lease.Config{Instance: instance, Partitions: cfg.Partitions, Shard: cfg.Shard, Heartbeat: heartbeat, TTL: ttl}, heartbeats, log, deps.Registerer)
 	s.state = newStreamState(js, cfg.Partitions, log, deps.Registerer)
-	s.pipe = pipeline.New(pipeline.Config{
-		BatchMaxEvents: cfg.BatchMaxEvents, BatchMaxBytes: cfg.BatchMaxBytes, LingerMax: cfg.BatchMaxWait, Memory: cfg.Memory, Flushers: cfg.Flushers,
-		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(cfg.ClickHouseURL), Instance: instance, Hook: hook,
-	}, pipeline.Deps{
+	pipe := cfg.pipeline()
+	pipe.Instance, pipe.Hook = instance, hook
+	s.pipe = pipeline.New(pipe, pipeline.Deps{
 		Source: s.source, Ledger: l, Positions: s.positions, DeadLetters: jetstream.NewDeadLetters(js),
 		Sink: sink{s.store}, Members: s.members, Erase: s.erased.Apply, Log: log, Registerer: deps.Registerer, Traces: deps.Traces,
 	})
@@ -181,6 +180,15 @@ func (s *Service) disconnect() {
 func (c Config) shape() jetstream.Shape {
 	_, ttl := c.lease()
 	return jetstream.Shape{Partitions: c.Partitions, Replicas: c.Replicas, MaxBytes: c.StreamMaxBytes, HeartbeatTTL: ttl}
+}
+
+// pipeline are the bounds of the pipeline.
+func (c Config) pipeline() pipeline.Config {
+	_, ttl := c.lease()
+	return pipeline.Config{
+		BatchMaxEvents: c.BatchMaxEvents, BatchMaxBytes: c.BatchMaxBytes, LingerMax: c.BatchMaxWait, Memory: c.Memory, Flushers: c.Flushers,
+		AppendMaxAge: ttl * 3 / 4, TokenPrefix: tokenPrefix(c.ClickHouseURL),
+	}
 }
 
 // lease is the time between heartbeats, and how long one counts.
